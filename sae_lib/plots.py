@@ -1,0 +1,276 @@
+"""Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from PIL import Image
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
+DIVERGING = "RdBu_r"  # colour-blind safe, white at zero
+STYLE = {
+    "figure.facecolor": "white",  # so that nothing disappears in a dark theme
+    "axes.facecolor": "white",
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2.2,
+    "legend.frameon": False,
+}
+
+
+def _png(fig: Figure) -> bytes:
+    """The figure as a PNG with a palette of its own: a third of the usual size."""
+    raw, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(raw, format="png", facecolor="white")
+    plt.close(fig)
+    picture = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def _img(fig: Figure, alt: str, style: str = "") -> str:
+    data = base64.b64encode(_png(fig)).decode()
+    return (
+        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto;{style}" '
+        f'src="data:image/png;base64,{data}">'
+    )
+
+
+class _WithText(HTML):
+    """HTML whose plain-text form is the description, for readers without pictures."""
+
+    def __init__(self, data: str, text: str):
+        super().__init__(data)
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def show(fig: Figure | Axes, alt: str) -> None:
+    """Display a figure with an alternative text (which front ends drop from plain PNGs)."""
+    fig = fig.figure if isinstance(fig, Axes) else fig
+    display(_WithText(_img(fig, alt), f"[figure] {alt}"))
+
+
+def player(figures: Sequence[Figure], alts: Sequence[str], label: str, start: int = 0) -> None:
+    """Display figures behind a slider. Where scripts do not run, frame `start` stays as a still.
+
+    Everything is in the output itself: no widget, no network, no state in the file.
+    """
+    frames = "".join(
+        _img(fig, alt, "" if i == start else "display:none;")
+        for i, (fig, alt) in enumerate(zip(figures, alts, strict=True))
+    )
+    flip = (
+        "[...this.closest('div').querySelectorAll('img')]"
+        ".forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
+    )
+    slider = (
+        f'<label>{html.escape(label)} <input type="range" min="0" max="{len(alts) - 1}" '
+        f'value="{start}" style="width:60%;vertical-align:middle" oninput="{flip}"></label>'
+    )
+    text = f"[slider: {label}] {alts[start]}"
+    display(_WithText(f'<div class="sae-player">{slider}<br>{frames}</div>', text))
+
+
+def plot_matrix(
+    matrix,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    yticks: Sequence | None = None,
+    marked: Sequence[tuple[int, int]] = (),
+    numbers: bool = False,
+    colorbar: str = "",
+) -> Axes:
+    """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (red).
+
+    marked: (row, column) cells to frame. numbers: write the value in cells that are not near 0.
+    """
+    matrix = np.asarray(matrix)
+    rows, columns = matrix.shape
+    if ax is None:
+        size = (1.8 + 0.42 * columns, 1.3 + 0.29 * rows)
+        ax = plt.subplots(figsize=size)[1]
+    image = ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(columns))
+    ax.set_yticks(range(rows), range(rows) if yticks is None else yticks, fontsize=10)
+    ax.tick_params(length=0)
+    for row, column in marked:
+        box = (column - 0.5, row - 0.5)
+        ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor="black", linewidth=2))
+    if numbers:
+        for (row, column), value in np.ndenumerate(matrix):
+            if abs(value) > 0.15:
+                colour = "white" if abs(value) > 0.6 else "black"
+                text = f"{value:+.1f}".replace("+1.0", "1").replace("-1.0", "−1")
+                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+    if colorbar:
+        ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
+    return ax
+
+
+def plot_norms(norms, ax: Axes | None = None) -> Axes:
+    """The length of each feature's direction, beside the 1 that a real one has."""
+    ax = ax or plt.subplots(figsize=(4, 3.5))[1]
+    ax.bar(range(len(norms)), norms, color=BLUE)
+    ax.axhline(1, color="black", linestyle="--", linewidth=1.2)
+    ax.set(xlabel="feature", ylabel="length of its direction", xticks=range(len(norms)))
+    return ax
+
+
+def plot_training(
+    history,
+    n_recovered: Sequence[int],
+    n_features: int,
+    *,
+    true_l0: float,
+    oracle_loss: float,
+) -> Figure:
+    """Loss, L0 and recovery on one step axis (logarithmic; step 0 is drawn at 1)."""
+    fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8.4), sharex=True)
+    step = history.step.clamp_min(1)
+    top.plot(step, history.reconstruction, color=BLUE, label="reconstruction error")
+    top.plot(step, history.l1, color=ORANGE, linestyle="--", label="λ · L1")
+    top.axhline(oracle_loss, color="black", linewidth=1.2, linestyle=":")
+    top.text(1, oracle_loss * 0.6, "total loss of the true dictionary", fontsize=11, va="top")
+    top.set(yscale="log", ylabel="loss (log scale)", title="The error is gone early …")
+    top.legend(loc="upper right")
+    middle.plot(step, history.l0, color=PURPLE)
+    middle.axhline(true_l0, color="black", linewidth=1.2, linestyle=":")
+    middle.text(1, true_l0 + 0.15, "features really on per input", fontsize=11)
+    middle.set(ylabel="L0", ylim=(0, None), title="… the code gets sparser for much longer …")
+    bottom.plot(step, n_recovered, color=GREEN, drawstyle="steps-post")
+    bottom.set(
+        xscale="log",
+        ylim=(-0.3, n_features + 0.6),
+        xlabel="training step (log scale)",
+        ylabel=f"recovered of {n_features}",
+        title="… and only then are the features found",
+    )
+    return fig
+
+
+def plot_directions(feature_directions, latent_directions, names: Sequence[str]) -> Figure:
+    """Each feature's direction beside its latent's, one coordinate a column.
+
+    Both (n, d). Coordinates have no order, so no line joins them.
+    """
+    truth, found = np.asarray(feature_directions), np.asarray(latent_directions)
+    columns = 5
+    rows = -(-len(truth) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(8, 0.5 + 2.1 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for ax in axes.flat[len(truth) :]:
+        ax.remove()
+    x = np.arange(truth.shape[1])
+    for ax, t, f, name in zip(axes.flat, truth, found, names, strict=False):
+        ax.axhline(0, color=GREY, linewidth=0.8)
+        ax.plot(
+            x, t, "o", markersize=11, markerfacecolor="none", markeredgecolor=BLUE, label="true"
+        )
+        ax.plot(x, f, "x", markersize=7, markeredgewidth=2, color=ORANGE, label="learned")
+        ax.set_title(name, fontsize=11, fontweight="normal")
+        ax.set(xticks=x, ylim=(-1.15, 1.15))
+    fig.supxlabel("hidden coordinate", fontsize=12)
+    fig.supylabel("value", fontsize=12)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper right", ncols=2)
+    return fig
+
+
+def plot_firing(features, feature_acts, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """One feature's value against its latent's activation, a dot an input: both (n,)."""
+    ax = ax or plt.subplots(figsize=(6, 4.5))[1]
+    ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
+    ax.plot(features, feature_acts, ".", color=BLUE, alpha=0.35, markersize=5)
+    ax.set(xlabel="feature value (0 = off)", ylabel="latent's activation", title=title)
+    return ax
+
+
+def _box(ax: Axes, centre: tuple[float, float], size: tuple[float, float], text: str, colour: str):
+    (x, y), (w, h) = centre, size
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0.02", fc="white", ec=colour, lw=2
+        )
+    )
+    ax.text(x, y, text, ha="center", va="center", fontsize=12)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = ""):
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=16, color="black"))
+    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12)
+    ax.text(*middle, text, ha="center", va="bottom", fontsize=11)
+
+
+def draw_sae(d_in: int = 5, d_sae: int = 20) -> Figure:
+    """The autoencoder: narrow in, wide and mostly zero in the middle, narrow out."""
+    fig, ax = plt.subplots(figsize=(8, 3.4))
+    on = {2, 11}
+    for x, n, colour in ((0.5, d_in, BLUE), (4.0, d_sae, GREEN), (7.5, d_in, BLUE)):
+        for i in range(n):
+            y = (i - (n - 1) / 2) * 0.16
+            filled = n == d_in or i in on
+            ax.plot(
+                x, y, "o", markersize=9, color=colour, markerfacecolor=colour if filled else "white"
+            )
+    for text, start, end in (
+        ("W_enc, b_enc\nthen ReLU", 0.8, 3.7),
+        ("W_dec, b_dec", 4.3, 7.2),
+    ):
+        _arrow(ax, (start, 0), (end, 0), text)
+    low = -0.16 * d_sae / 2 - 0.1
+    for x, text in (
+        (0.5, f"x: {d_in} activations\n(batch, {d_in})"),
+        (4.0, f"h: {d_sae} latents, two of them on\n(batch, {d_sae})"),
+        (7.5, f"x̂: {d_in} rebuilt\n(batch, {d_in})"),
+    ):
+        ax.text(x, low, text, ha="center", va="top", fontsize=12)
+    ax.set(xlim=(-0.4, 8.4), ylim=(low - 0.7, 1.75))
+    ax.axis("off")
+    return fig
+
+
+def draw_packing() -> Figure:
+    """Four features packed into two neurons, and the same four unfolded into four latents."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), width_ratios=(1, 1.25))
+    colours = (BLUE, ORANGE, GREEN, PURPLE)
+    angle = np.deg2rad(25)
+    for i, colour in enumerate(colours):
+        x, y = np.cos(angle + i * np.pi / 2), np.sin(angle + i * np.pi / 2)
+        left.annotate(
+            "", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3}
+        )
+        left.text(1.2 * x, 1.2 * y, f"f{i}", ha="center", va="center", fontsize=13)
+    left.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
+    left.spines[["left", "bottom"]].set_position("zero")
+    left.text(1.5, -0.12, "neuron 0", ha="right", va="top", fontsize=11)
+    left.text(0.08, 1.5, "neuron 1", va="top", fontsize=11)
+    left.set_title("Packed: each neuron\nanswers to all four")
+    for i, colour in enumerate(colours):
+        right.barh(i, 0.75 if i == 1 else 0.0, color=colour, height=0.5)
+        right.plot(0, i, "o", color=colour, markersize=9)
+        right.text(-0.06, i, f"latent {i} reads f{i}", ha="right", va="center", fontsize=12)
+    right.set(xlim=(-0.95, 1), ylim=(3.6, -0.6), xticks=[], yticks=[])
+    right.spines[["left", "bottom"]].set_visible(False)
+    right.text(0.79, 1, "on", va="center", fontsize=12)
+    right.set_title("Unfolded: one latent\na feature, most of them off")
+    return fig
