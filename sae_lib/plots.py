@@ -41,12 +41,14 @@ def _png(fig: Figure) -> bytes:
     return small.getvalue()
 
 
+def data_uri(fig: Figure) -> str:
+    """The figure as an address that holds the picture itself. Closes the figure."""
+    return "data:image/png;base64," + base64.b64encode(_png(fig)).decode()
+
+
 def _img(fig: Figure, alt: str, style: str = "") -> str:
-    data = base64.b64encode(_png(fig)).decode()
-    return (
-        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto;{style}" '
-        f'src="data:image/png;base64,{data}">'
-    )
+    style = f"max-width:100%;height:auto;{style}"
+    return f'<img alt="{html.escape(alt)}" style="{style}" src="{data_uri(fig)}">'
 
 
 class _WithText(HTML):
@@ -123,6 +125,39 @@ def plot_matrix(
                 ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
+    return ax
+
+
+def mark_groups(ax: Axes, groups: dict[str, Sequence[int]]) -> Axes:
+    """Label the rows of a heatmap that is sorted into matched, redundant and dead latents."""
+    top = -0.5
+    for name, members in groups.items():
+        if len(members):
+            bottom = top + len(members)
+            ax.axhline(bottom, color="black", linewidth=1.5)
+            ax.annotate(
+                name,
+                (1.02, (top + bottom) / 2),
+                xycoords=("axes fraction", "data"),
+                rotation=90,
+                ha="left",
+                va="center",
+            )
+            top = bottom
+    return ax
+
+
+def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
+    """Matched cosines of random dictionaries (a histogram) and of the SAE (lines)."""
+    ax = ax or plt.subplots(figsize=(8, 3.4))[1]
+    ax.hist(np.ravel(chance), bins=np.linspace(-0.1, 1.02, 57), color=GREY)
+    for i, cosine in enumerate(cosines):
+        label = "the SAE's features" if i == 0 else None
+        ax.axvline(cosine, color=ORANGE, linewidth=2, label=label)
+    ax.axvline(np.mean(chance), color="black", linestyle=":", label="mean of chance")
+    ax.set(xlabel="cosine with the matched direction", ylabel="random directions", yticks=[])
+    ax.set_title("Chance alone reaches high cosines, but not these")
+    ax.legend(loc="upper left")
     return ax
 
 
@@ -222,7 +257,7 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text:
 
 
 def draw_sae(d_in: int = 5, d_sae: int = 20) -> Figure:
-    """The autoencoder: narrow in, wide and mostly zero in the middle, narrow out."""
+    """Diagram of the sparse autoencoder: 5 activations, a wide layer of latents, 5 rebuilt ones."""
     fig, ax = plt.subplots(figsize=(8, 3.4))
     on = {2, 11}
     for x, n, colour in ((0.5, d_in, BLUE), (4.0, d_sae, GREEN), (7.5, d_in, BLUE)):
@@ -250,7 +285,7 @@ def draw_sae(d_in: int = 5, d_sae: int = 20) -> Figure:
 
 
 def draw_packing() -> Figure:
-    """Four features packed into two neurons, and the same four unfolded into four latents."""
+    """Diagram: four features packed into two neurons, and unfolded into a latent for each."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), width_ratios=(1, 1.25))
     colours = (BLUE, ORANGE, GREEN, PURPLE)
     angle = np.deg2rad(25)
