@@ -98,12 +98,13 @@ def plot_matrix(
     ylabel: str = "",
     yticks: Sequence | None = None,
     marked: Sequence[tuple[int, int]] = (),
-    numbers: bool = False,
+    numbers: float = 2.0,
     colorbar: str = "",
 ) -> Axes:
     """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (red).
 
-    marked: (row, column) cells to frame. numbers: write the value in cells that are not near 0.
+    marked: (row, column) cells to frame. numbers: write the value in cells at least this far
+    from 0 (so, by default, in none).
     """
     matrix = np.asarray(matrix)
     rows, columns = matrix.shape
@@ -117,12 +118,11 @@ def plot_matrix(
     for row, column in marked:
         box = (column - 0.5, row - 0.5)
         ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor="black", linewidth=2))
-    if numbers:
-        for (row, column), value in np.ndenumerate(matrix):
-            if abs(value) > 0.15:
-                colour = "white" if abs(value) > 0.6 else "black"
-                text = f"{value:+.1f}".replace("+1.0", "1").replace("-1.0", "−1")
-                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+    for (row, column), value in np.ndenumerate(matrix):
+        if abs(value) >= numbers:
+            colour = "white" if abs(value) > 0.6 else "black"
+            text = f"{value:+.1f}".replace("+1.0", "1").replace("-1.0", "−1")
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
     return ax
@@ -150,13 +150,13 @@ def mark_groups(ax: Axes, groups: dict[str, Sequence[int]]) -> Axes:
 def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
     """Matched cosines of random dictionaries (a histogram) and of the SAE (lines)."""
     ax = ax or plt.subplots(figsize=(8, 3.4))[1]
-    ax.hist(np.ravel(chance), bins=np.linspace(-0.1, 1.02, 57), color=GREY)
+    ax.hist(np.ravel(chance), bins=np.linspace(0.1, 1.0, 46), color=GREY)
     for i, cosine in enumerate(cosines):
         label = "the SAE's features" if i == 0 else None
         ax.axvline(cosine, color=ORANGE, linewidth=2, label=label)
     ax.axvline(np.mean(chance), color="black", linestyle=":", label="mean of chance")
     ax.set(xlabel="cosine with the matched direction", ylabel="random directions", yticks=[])
-    ax.set_title("Chance alone reaches high cosines, but not these")
+    ax.set_title("Chance reaches high cosines, but never ten times 0.99")
     ax.legend(loc="upper left")
     return ax
 
@@ -164,7 +164,7 @@ def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
 def plot_norms(norms, ax: Axes | None = None) -> Axes:
     """The length of each feature's direction, beside the 1 that a real one has."""
     ax = ax or plt.subplots(figsize=(4, 3.5))[1]
-    ax.bar(range(len(norms)), norms, color=BLUE)
+    ax.bar(range(len(norms)), np.asarray(norms), color=BLUE)
     ax.axhline(1, color="black", linestyle="--", linewidth=1.2)
     ax.set(xlabel="feature", ylabel="length of its direction", xticks=range(len(norms)))
     return ax
@@ -180,14 +180,14 @@ def plot_training(
 ) -> Figure:
     """Loss, L0 and recovery on one step axis (logarithmic; step 0 is drawn at 1)."""
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8.4), sharex=True)
-    step = history.step.clamp_min(1)
-    top.plot(step, history.reconstruction, color=BLUE, label="reconstruction error")
-    top.plot(step, history.l1, color=ORANGE, linestyle="--", label="λ · L1")
+    step = np.maximum(np.asarray(history.step), 1)
+    top.plot(step, np.asarray(history.reconstruction), color=BLUE, label="reconstruction error")
+    top.plot(step, np.asarray(history.l1), color=ORANGE, linestyle="--", label="λ · L1")
     top.axhline(oracle_loss, color="black", linewidth=1.2, linestyle=":")
-    top.text(1, oracle_loss * 0.6, "total loss of the true dictionary", fontsize=11, va="top")
+    top.text(1, oracle_loss * 0.2, "total loss of the true dictionary", fontsize=11, va="top")
     top.set(yscale="log", ylabel="loss (log scale)", title="The error is gone early …")
     top.legend(loc="upper right")
-    middle.plot(step, history.l0, color=PURPLE)
+    middle.plot(step, np.asarray(history.l0), color=PURPLE)
     middle.axhline(true_l0, color="black", linewidth=1.2, linestyle=":")
     middle.text(1, true_l0 + 0.15, "features really on per input", fontsize=11)
     middle.set(ylabel="L0", ylim=(0, None), title="… the code gets sparser for much longer …")
@@ -222,7 +222,7 @@ def plot_directions(feature_directions, latent_directions, names: Sequence[str])
             x, t, "o", markersize=11, markerfacecolor="none", markeredgecolor=BLUE, label="true"
         )
         ax.plot(x, f, "x", markersize=7, markeredgewidth=2, color=ORANGE, label="learned")
-        ax.set_title(name, fontsize=11, fontweight="normal")
+        ax.set_title(name, fontsize=10, fontweight="normal")
         ax.set(xticks=x, ylim=(-1.15, 1.15))
     fig.supxlabel("hidden coordinate", fontsize=12)
     fig.supylabel("value", fontsize=12)
@@ -235,7 +235,7 @@ def plot_firing(features, feature_acts, ax: Axes | None = None, *, title: str = 
     """One feature's value against its latent's activation, a dot an input: both (n,)."""
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
-    ax.plot(features, feature_acts, ".", color=BLUE, alpha=0.35, markersize=5)
+    ax.plot(np.asarray(features), np.asarray(feature_acts), ".", color=BLUE, alpha=0.35, markersize=5)
     ax.set(xlabel="feature value (0 = off)", ylabel="latent's activation", title=title)
     return ax
 
