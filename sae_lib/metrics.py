@@ -113,6 +113,26 @@ def group_latents(feature_acts: torch.Tensor, matches: Matches) -> dict[str, np.
     return {"matched": matched, "redundant": rest[~dead[rest]], "dead": rest[dead[rest]]}
 
 
+def live_directions(
+    sae: SparseAutoencoder, activations: torch.Tensor, min_rate: float = 1e-3
+) -> torch.Tensor:
+    """The decoder rows of latents above 0.01 on at least min_rate of the inputs: (n_live, d_in)."""
+    with torch.no_grad():
+        rate = (sae.encode(activations) > 0.01).float().mean(dim=0)
+    return sae.W_dec.detach()[rate >= min_rate]
+
+
+def agreement(a: torch.Tensor, b: torch.Tensor, threshold: float = 0.99) -> float:
+    """Share of directions with a counterpart in the other dictionary: 1 is full agreement.
+
+    A row of a (n_a, d) has a counterpart if some row of b (n_b, d) is at cosine >= threshold;
+    the share is taken in both dictionaries and averaged. Needs no ground truth.
+    """
+    cosines = cosine_similarity_matrix(a, b)
+    shares = [(cosines.max(dim=i).values >= threshold).float().mean() for i in (0, 1)]
+    return (sum(shares) / 2).item()
+
+
 class Firing(NamedTuple):
     """For each feature, how its latent's firing agrees with it: all (n_features,).
 

@@ -10,7 +10,7 @@ import numpy as np
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
@@ -235,19 +235,67 @@ def plot_firing(features, feature_acts, ax: Axes | None = None, *, title: str = 
     """One feature's value against its latent's activation, a dot an input: both (n,)."""
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
-    ax.plot(np.asarray(features), np.asarray(feature_acts), ".", color=BLUE, alpha=0.35, markersize=5)
+    ax.plot(
+        np.asarray(features), np.asarray(feature_acts), ".", color=BLUE, alpha=0.35, markersize=5
+    )
     ax.set(xlabel="feature value (0 = off)", ylabel="latent's activation", title=title)
     return ax
 
 
-def _box(ax: Axes, centre: tuple[float, float], size: tuple[float, float], text: str, colour: str):
-    (x, y), (w, h) = centre, size
-    ax.add_patch(
-        FancyBboxPatch(
-            (x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0.02", fc="white", ec=colour, lw=2
-        )
+def plot_seeds(cosines, threshold: float, ax: Axes | None = None) -> Axes:
+    """Every feature of every seed: cosines (n_seeds, n_features), one column of dots a seed."""
+    ax = ax or plt.subplots(figsize=(8, 3.2))[1]
+    cosines = np.asarray(cosines)
+    ax.plot(np.arange(len(cosines)), cosines, ".", color=BLUE, alpha=0.6)
+    ax.axhline(threshold, color=ORANGE, linestyle="--", linewidth=1.5)
+    low = min(cosines.min(), 2 * threshold - 1)
+    ax.set(
+        xlabel="seed", ylabel="matched cosine", ylim=(low - 0.1 * (1 - low), 1 + 0.1 * (1 - low))
     )
-    ax.text(x, y, text, ha="center", va="center", fontsize=12)
+    return ax
+
+
+def plot_bars(values: dict[str, Sequence[float]], total: int, ax: Axes | None = None) -> Axes:
+    """Recovered features for each condition: a bar for the mean, a dot for every seed."""
+    ax = ax or plt.subplots(figsize=(8, 0.9 + 0.42 * len(values)))[1]
+    for row, counts in enumerate(values.values()):
+        mean = np.mean(counts)
+        ax.barh(row, mean, color="#9ecae1", height=0.6)
+        ax.plot(counts, np.full(len(counts), row), "o", color=BLUE, markersize=5, alpha=0.6)
+        ax.text(total * 1.03, row, f"{mean:.1f}", va="center")
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set(xlim=(0, total * 1.12), xlabel=f"features recovered (of {total})")
+    ax.invert_yaxis()
+    return ax
+
+
+MARKERS = (("o", "-", BLUE), ("s", "--", ORANGE), ("^", "-.", GREEN), ("D", ":", PURPLE))
+
+
+def plot_lines(x, series: dict[str, Sequence[float]], ax: Axes, **labels: str) -> Axes:
+    """Up to four curves over one log axis, told apart by marker, dash and colour alike."""
+    place = np.arange(len(x))  # evenly spaced, so that a zero has a place on the axis
+    for (name, y), (marker, dash, colour) in zip(series.items(), MARKERS, strict=False):
+        ax.plot(place, np.asarray(y), marker=marker, linestyle=dash, color=colour, label=name)
+    ax.set_xticks(place, [str(value).removesuffix(".0") for value in x], fontsize=10)
+    ax.set(**labels)
+    if len(series) > 1:
+        ax.legend(fontsize=11)
+    return ax
+
+
+def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None) -> Axes:
+    """Shares from 0 to 1 as a grid of numbers, darker for more."""
+    values = np.asarray(values)
+    ax = ax or plt.subplots(figsize=(8, 1.3 + 0.55 * len(values)))[1]
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        weight = "bold" if value == 1 else "normal"
+        ax.text(column, row, f"{value:.0%}", ha="center", va="center", fontweight=weight)
+    ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
+    ax.set_yticks(range(len(yticks)), yticks)
+    ax.tick_params(length=0)
+    return ax
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = ""):

@@ -1,11 +1,11 @@
 """The base model of step 1: many sparse features squeezed through a few hidden dimensions."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from sae_lib.stacking import Stack, stacked_gradients
 from sae_lib.validation import require_float_tensor, require_positive_int
 
 
@@ -73,27 +73,23 @@ def train_toy_models(
     if len(models) != len(seeds) or not models:
         raise ValueError(f"Give one seed per model: {len(models)} models, {len(seeds)} seeds came.")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    params, _ = torch.func.stack_module_state(list(models))
-    skeleton = copy.deepcopy(models[0]).to("meta")
+    stack = Stack(models)
 
     def loss_of_one(params, features):
-        rebuilt = torch.func.functional_call(skeleton, params, (features,))
-        return (features - rebuilt).square().sum(dim=-1).mean()
+        rebuilt = stack.call_one(params, features)
+        return (features - rebuilt).square().sum(dim=-1).mean(), ()
 
-    optimizer = torch.optim.Adam(params.values(), lr=lr, fused=True)
+    gradients_of = stacked_gradients(loss_of_one)
+    optimizer = torch.optim.Adam(stack.trained(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
         features = torch.stack(
             [m.sample_features(batch_size, seed=g) for m, g in zip(models, generators, strict=True)]
         )
-        optimizer.zero_grad()
-        torch.vmap(loss_of_one)(params, features).sum().backward()
+        stack.set_gradients(gradients_of(stack.params, features)[0])
         optimizer.step()
         schedule.step()
-    with torch.no_grad():
-        for i, model in enumerate(models):
-            for name, parameter in model.named_parameters():
-                parameter.copy_(params[name][i])
+    stack.copy_back()
 
 
 def train_toy_model(model: ToyModel, *, seed: int = 0, **settings) -> None:

@@ -1,6 +1,5 @@
 """Training: one SAE in a plain loop, or many at once with torch.func."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sae_lib.sae import SAELoss, SparseAutoencoder, sae_loss
+from sae_lib.stacking import Stack, stacked_gradients
 from sae_lib.validation import (
     require_finite_matrix,
     require_non_negative,
@@ -138,19 +138,17 @@ def train_saes(
     for coefficient in coefficients:
         require_non_negative(l1_coefficient=float(coefficient), lr=lr)
 
-    device = activations.device
-    params, _ = torch.func.stack_module_state(list(saes))
-    trained = [p for name, p in params.items() if saes[0].get_parameter(name).requires_grad]
-    stack = copy.deepcopy(saes[0]).to("meta")
-    stack.W_dec = nn.Parameter(params["W_dec"])  # the same memory, so it can be normalised there
-    skeleton = copy.deepcopy(saes[0]).to("meta")
-    coefficients = torch.tensor([float(c) for c in coefficients], device=device)
+    stack = Stack(saes)
+    stack.skeleton.W_dec = nn.Parameter(stack.params["W_dec"])  # so that it normalises the stack
+    coefficients = torch.tensor([float(c) for c in coefficients], device=activations.device)
 
-    def run_one(params, x, coefficient):
-        x_hat, feature_acts = torch.func.functional_call(skeleton, params, (x,))
-        return loss(x, x_hat, feature_acts, coefficient), feature_acts
+    def loss_of_one(params, x, coefficient):
+        x_hat, feature_acts = stack.call_one(params, x)
+        terms = loss(x, x_hat, feature_acts, coefficient)
+        return terms.total, (terms, feature_acts)
 
-    optimizer = torch.optim.AdamW(trained, lr, betas, weight_decay=0.0, fused=True)
+    gradients_of = stacked_gradients(loss_of_one)
+    optimizer = torch.optim.AdamW(stack.trained(), lr, betas, weight_decay=0.0, fused=True)
     to_log, log = steps_to_log(n_steps, n_logged), []
     batches = [
         minibatches(pool, batch_size, n_steps, seed)
@@ -159,18 +157,16 @@ def train_saes(
     for step, xs in enumerate(
         tqdm(zip(*batches, strict=True), total=n_steps, desc=f"{n_saes} SAEs")
     ):
-        losses, feature_acts = torch.vmap(run_one)(params, torch.stack(xs), coefficients)
+        gradients, (losses, feature_acts) = gradients_of(
+            stack.params, torch.stack(xs), coefficients
+        )
         if step in to_log:
-            log.append(log_entry(step, losses, feature_acts, params["W_dec"]))
-        optimizer.zero_grad()
-        losses.total.sum().backward()
+            log.append(log_entry(step, losses, feature_acts, stack.params["W_dec"]))
+        stack.set_gradients(gradients)
         optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
         optimizer.step()
         if normalize_decoder:
-            stack.normalize_decoder_()
-    with torch.no_grad():
-        for i, sae in enumerate(saes):
-            for name, parameter in sae.named_parameters():
-                parameter.copy_(params[name][i])
+            stack.skeleton.normalize_decoder_()
+    stack.copy_back()
     steps, *measured = map(torch.stack, zip(*log, strict=True))
     return [TrainingHistory(steps, *(field[:, i] for field in measured)) for i in range(n_saes)]

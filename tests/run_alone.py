@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "sparse_autoencoders.ipynb"
-NO_NETWORK = '''
+NO_NETWORK = """
 import socket
 connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
@@ -35,7 +35,7 @@ def look_up_here(host, *rest, **options):
     return getaddrinfo(host, *rest, **options) if local else refuse(host)
 
 socket.socket.connect, socket.getaddrinfo = connect_here, look_up_here
-'''
+"""
 
 
 class OtherPython(AsyncKernelManager):

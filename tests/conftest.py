@@ -1,0 +1,60 @@
+"""For all tests: one thread, no progress bars, no windows; SAEs trained once and shared."""
+
+import os
+
+os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+
+import random
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from sae_lib import (
+    SparseAutoencoder,
+    ToyModel,
+    TrainingHistory,
+    train_saes,
+    train_toy_models,
+)
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)  # tensors this small are slower when shared out
+SEEDS = range(6)
+
+
+class Trained(NamedTuple):
+    """Entry i of each list belongs to seed i; pools (6, n, 5) come from features (6, n, 10)."""
+
+    models: list[ToyModel]
+    features: torch.Tensor
+    pools: torch.Tensor
+    saes: list[SparseAutoencoder]
+    histories: list[TrainingHistory]
+    saes_without_l1: list[SparseAutoencoder]  # on the pools of seeds 0 and 1
+
+
+@pytest.fixture(scope="session")
+def trained() -> Trained:
+    """Everything with the default settings, but for λ = 0 in the last two. Do not write to it."""
+    models = [ToyModel(seed=seed) for seed in SEEDS]
+    train_toy_models(models, seeds=SEEDS)
+    features = torch.stack([m.sample_features(20_000, seed=100 + i) for i, m in enumerate(models)])
+    with torch.no_grad():
+        pools = torch.stack([m.encode(f) for m, f in zip(models, features, strict=True)])
+    seeds = [*SEEDS, 0, 1]
+    saes = [SparseAutoencoder(5, 20, seed=seed) for seed in seeds]
+    histories = train_saes(saes, pools[seeds], l1_coefficient=[1e-3] * 6 + [0.0] * 2, seeds=seeds)
+    return Trained(models, features, pools, saes[:6], histories[:6], saes[6:])
+
+
+@pytest.fixture
+def global_random_state_untouched():
+    """Fails the test if it moved a global random generator: a seed must be enough."""
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    yield
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]

@@ -1,0 +1,128 @@
+"""The base model: what it computes, what it draws, and that training packs all ten features."""
+
+import math
+
+import pytest
+import torch
+
+from sae_lib import ToyModel, cosine_similarity_matrix, train_toy_model, train_toy_models
+
+pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
+
+
+def test_two_opposite_features_in_one_dimension():
+    model = ToyModel(n_features=2, n_hidden=1)
+    with torch.no_grad():
+        model.W.copy_(torch.tensor([[1.0, -1.0]]))
+        model.b.copy_(torch.tensor([-0.25, 0.0]))
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.5]])
+    assert model.encode(features).tolist() == [[1.0], [-1.0], [0.5]]
+    assert model(features).tolist() == [[0.75, 0.0], [0.0, 1.0], [0.25, 0.0]]  # (Wᵀh + b)₊
+
+
+def test_feature_directions_are_what_single_features_write():
+    model = ToyModel()
+    directions = model.feature_directions
+    assert not directions.requires_grad
+    torch.testing.assert_close(model.encode(torch.eye(10)), directions)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_features_are_on_as_often_as_said_and_uniform_when_on(sparsity):
+    features = ToyModel(sparsity=sparsity).sample_features(20_000)
+    on = features[features > 0]
+    assert features.shape == (20_000, 10) and features.min() >= 0 and features.max() < 1
+    # each within five standard errors
+    assert (features > 0).float().mean(dim=0) == pytest.approx(1 - sparsity, abs=0.018)
+    assert torch.quantile(on[:20_000], torch.tensor([0.25, 0.5, 0.75])) == pytest.approx(
+        [0.25, 0.5, 0.75], abs=0.018
+    )
+
+
+def test_features_are_on_independently_of_each_other():
+    on = (ToyModel(sparsity=0.5).sample_features(20_000) > 0).float()
+    assert (torch.corrcoef(on.T) - torch.eye(10)).abs().max() < 5 / 20_000**0.5
+
+
+def test_samples_depend_on_the_seed_alone_and_a_generator_moves_on():
+    model, generator = ToyModel(), torch.Generator().manual_seed(3)
+    first, second = (model.sample_features(50, seed=generator) for _ in range(2))
+    assert torch.equal(first, ToyModel(seed=9).sample_features(50, seed=3))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, model.sample_features(50, seed=4))
+
+
+def test_training_agrees_with_a_plain_loop():
+    fast, plain = ToyModel(seed=1).double(), ToyModel(seed=1).double()
+    train_toy_model(fast, n_steps=30, batch_size=16, lr=0.02, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    optimizer = torch.optim.Adam(plain.parameters())
+    for step in range(30):
+        features = plain.sample_features(16, seed=generator)
+        rebuilt = torch.relu(features @ plain.W.T @ plain.W + plain.b)
+        optimizer.zero_grad()
+        (((features - rebuilt) ** 2).sum() / 16).backward()
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / 30))
+        optimizer.step()
+    torch.testing.assert_close(fast.state_dict(), plain.state_dict())
+
+
+def test_models_trained_together_end_where_they_end_alone():
+    together, alone = ([ToyModel(seed=seed) for seed in (0, 1)] for _ in range(2))
+    train_toy_models(together, seeds=[3, 4], n_steps=50)
+    for model, seed in zip(alone, (3, 4), strict=True):
+        train_toy_model(model, seed=seed, n_steps=50)
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a.state_dict(), b.state_dict(), atol=1e-5, rtol=0)
+
+
+def test_same_seeds_give_identical_weights_and_others_differ():
+    first, again, other_start, other_data = (ToyModel(seed=seed) for seed in (0, 0, 1, 0))
+    for model, seed in [(first, 2), (again, 2), (other_start, 2), (other_data, 3)]:
+        train_toy_model(model, seed=seed, n_steps=20)
+    assert torch.equal(first.W, again.W) and torch.equal(first.b, again.b)
+    assert not torch.equal(first.W, other_start.W)
+    assert not torch.equal(first.W, other_data.W)
+
+
+def test_every_seed_ends_with_ten_unit_directions_each_opposite_to_one_other(trained):
+    for model in trained.models:
+        lengths = model.feature_directions.norm(dim=1)
+        cosines = cosine_similarity_matrix(model.feature_directions, model.feature_directions)
+        opposite = cosines.argmin(dim=1)
+        assert 0.99 < lengths.min() and lengths.max() < 1.01
+        assert cosines.min(dim=1).values.max() < -0.999
+        assert torch.equal(opposite[opposite], torch.arange(10))
+        cosines[torch.arange(10), opposite] = 0
+        assert (cosines - torch.eye(10)).abs().max() < 0.01  # and at a right angle to the rest
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ToyModel(n_features=0), ValueError, "n_features must be at least 1"),
+        (lambda: ToyModel(n_hidden=-5), ValueError, "n_hidden must be at least 1"),
+        (lambda: ToyModel(n_hidden=2.5), TypeError, "n_hidden must be an int"),
+        (lambda: ToyModel(sparsity=1), ValueError, r"sparsity must lie in \[0, 1\), but 1 came"),
+        (lambda: ToyModel(sparsity=-0.1), ValueError, "sparsity must lie in"),
+        (lambda: ToyModel(sparsity=float("nan")), ValueError, "sparsity must lie in"),
+        (lambda: ToyModel().sample_features(0), ValueError, "n must be at least 1"),
+        (lambda: ToyModel().sample_features(True), TypeError, "n must be an int, but a bool"),
+        (lambda: ToyModel()(torch.ones(2, 9)), ValueError, r"features must have shape \(..., 10\)"),
+        (lambda: ToyModel()(torch.ones(2, 10).int()), TypeError, "features must hold floats"),
+        (lambda: ToyModel().encode([0.0] * 10), TypeError, "features must be a torch.Tensor"),
+        (lambda: train_toy_models([], seeds=[]), ValueError, "Give one seed per model: 0 models"),
+        (lambda: train_toy_models([ToyModel()], seeds=[0, 1]), ValueError, "1 models, 2 seeds"),
+        (lambda: train_toy_model(ToyModel(), n_steps=0), ValueError, "n_steps must be at least 1"),
+        (lambda: train_toy_model(ToyModel(), batch_size=0), ValueError, "batch_size must be at"),
+        (lambda: train_toy_model(ToyModel(), lr=-1.0), ValueError, "Invalid learning rate"),
+        (
+            lambda: train_toy_models([ToyModel(), ToyModel(n_hidden=4)], seeds=[0, 1]),
+            ValueError,
+            "one class, one shape",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
