@@ -72,8 +72,9 @@ class _Exercise(NamedTuple):
 
 def _tensors(exercise: _Exercise, value: Any) -> list[torch.Tensor]:
     """What came back, as one tensor of doubles for each part."""
-    several = len(exercise.parts) > 1 and isinstance(value, tuple | list)
-    return [torch.as_tensor(v).detach().cpu().double() for v in (value if several else [value])]
+    if not isinstance(value, tuple) and not (isinstance(value, list) and len(exercise.parts) > 1):
+        value = [value]  # a list of numbers is one part
+    return [torch.as_tensor(part).detach().cpu().double() for part in value]
 
 
 def _outcome(exercise: _Exercise, answer: Callable) -> list[torch.Tensor] | Exception | None:
@@ -97,7 +98,7 @@ def _same(a: list[torch.Tensor] | Exception, b: list[torch.Tensor] | Exception) 
 def _difference(exercise: _Exercise, got: list[torch.Tensor], wanted: list[torch.Tensor]) -> str:
     """One sentence on the first part that is not as it should be."""
     if len(got) != len(wanted):
-        return f"Expected {len(wanted)} values ({', '.join(exercise.parts)}), got {len(got)}."
+        return f"Return {' and '.join(exercise.parts)}; the number of results was {len(got)}."
     for name, x, y in zip(exercise.parts, got, wanted, strict=True):
         if x.shape != y.shape:
             return f"{name} must have shape {tuple(y.shape)} here, but has {tuple(x.shape)}."
@@ -481,7 +482,7 @@ def broken_runs() -> dict[str, dict[str, np.ndarray]]:
     }
     runs = {}
     for name, (autoencoder, changes) in settings.items():
-        options = {"l1_coefficient": 0.15, "n_steps": 1_000, "n_logged": 40} | changes
+        options = {"l1_coefficient": 0.15, "n_steps": 800, "n_logged": 40} | changes
         history = train_sae(autoencoder(5, 32), _mystery()[1], **options)
         norm = history.W_dec.norm(dim=-1).mean(dim=-1)
         fields = {"step": history.step, "error": history.reconstruction, "l0": history.l0}

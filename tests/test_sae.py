@@ -109,7 +109,9 @@ def test_encoder_and_decoder_share_no_memory():
 
 
 def test_normalizing_changes_lengths_and_nothing_else():
-    sae = with_weights(in_general_position(SparseAutoencoder(2, 3)), W_dec=[[3, 4], [0, 0], [0, -9]])
+    sae = with_weights(
+        in_general_position(SparseAutoencoder(2, 3)), W_dec=[[3, 4], [0, 0], [0, -9]]
+    )
     kept = {name: w.clone() for name, w in sae.named_parameters() if name != "W_dec"}
     sae.normalize_decoder_()
     torch.testing.assert_close(sae.W_dec, torch.tensor([[0.6, 0.8], [0, 0], [0, -1]]))
@@ -148,7 +150,8 @@ def test_same_seed_same_weights_and_another_seed_others():
 def test_forward_and_loss_agree_with_numpy():
     sae = in_general_position(SparseAutoencoder(5, 20))
     W_enc, b_enc, W_dec, b_dec = (
-        getattr(sae, name).detach().double().numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec")
+        getattr(sae, name).detach().double().numpy()
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec")
     )
     x = X.double().numpy()
     h = np.maximum(x @ W_enc + b_enc, 0)
@@ -200,18 +203,24 @@ class Trap:
 
 
 @pytest.mark.parametrize(
-    "dump",
-    [lambda trap, path: path.write_bytes(pickle.dumps(trap)), torch.save],
+    ("dump", "unsafe_load"),
+    [
+        (
+            lambda trap, path: path.write_bytes(pickle.dumps(trap)),
+            lambda path: pickle.loads(path.read_bytes()),
+        ),
+        (torch.save, lambda path: torch.load(path, weights_only=False)),
+    ],
     ids=["pickle", "torch.save"],
 )
-def test_loading_a_pickle_runs_none_of_its_code(dump, tmp_path):
-    path, sprung = tmp_path / "sae.safetensors", tmp_path / "sprung"
+def test_loading_a_pickle_runs_none_of_its_code(dump, unsafe_load, tmp_path):
+    path, sprung = tmp_path / "sae.pt", tmp_path / "sprung"
     dump(Trap(sprung), path)
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_sae(path)
     assert not sprung.exists()
-    torch.load(path, weights_only=False) if dump is torch.save else pickle.loads(path.read_bytes())
-    assert sprung.exists()  # the trap works: only the loader did not step on it
+    unsafe_load(path)
+    assert sprung.exists()  # the trap works: only load_sae did not step on it
 
 
 WEIGHTS = SparseAutoencoder(5, 20).state_dict()

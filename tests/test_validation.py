@@ -30,7 +30,12 @@ def test_good_values_pass_in_silence(check, arguments):
     ("check", "arguments", "error", "sentence"),
     [
         ("require_positive_int", {"a": 1, "n": 0}, ValueError, "n must be at least 1, but 0 came."),
-        ("require_positive_int", {"n": True}, TypeError, "n must be an int, but a bool came: True."),
+        (
+            "require_positive_int",
+            {"n": True},
+            TypeError,
+            "n must be an int, but a bool came: True.",
+        ),
         ("require_positive_int", {"n": 2.0}, TypeError, "n must be an int, but a float came: 2.0."),
         ("require_positive_int", {"n": "2"}, TypeError, "n must be an int, but a str came: '2'."),
         (

@@ -1,0 +1,119 @@
+"""The baselines on data whose answer is known, and the form of what they return."""
+
+import numpy as np
+import pytest
+import torch
+
+from sae_lib import (
+    ToyModel,
+    cosine_similarity_matrix,
+    ica_directions,
+    kmeans_directions,
+    match_features,
+    neuron_directions,
+    pca_directions,
+    random_directions,
+)
+
+pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
+GENERATOR = np.random.default_rng(0)
+SQUARE = torch.tensor(GENERATOR.uniform(-1, 1, (5_000, 2)), dtype=torch.float32)
+SLANTED = torch.tensor([[1.0, 0.2], [0.5, 1.0]])  # two directions, a row each, 52 degrees apart
+
+
+def kmeans_of_four(activations, **settings):
+    return kmeans_directions(activations, 4, **settings)
+
+
+all_baselines = pytest.mark.parametrize(
+    "baseline", [neuron_directions, pca_directions, ica_directions, kmeans_of_four]
+)
+
+
+def found(directions, truth) -> float:
+    """The worst matched cosine."""
+    return match_features(cosine_similarity_matrix(directions, truth)).cosine.min()
+
+
+@all_baselines
+def test_directions_have_length_one_and_run_both_ways(baseline):
+    """Two a dimension; of k-means, which knows no opposites, as many as asked for."""
+    directions = baseline(SQUARE @ SLANTED)
+    assert directions.shape == (4, 2) and directions.dtype == torch.float32
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(4))
+    if baseline is not kmeans_of_four:
+        assert torch.equal(directions[2:], -directions[:2])
+
+
+def test_neurons_are_the_axes():
+    axes = neuron_directions(torch.ones(1, 3))
+    assert torch.equal(axes, torch.cat([torch.eye(3), -torch.eye(3)]))
+
+
+def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
+    axes = torch.tensor([[0.6, 0.8], [0.8, -0.6]])
+    directions = pca_directions(SQUARE @ torch.diag(torch.tensor([3.0, 1.0])) @ axes + 100)
+    assert cosine_similarity_matrix(directions[:2], axes).abs().diag().min() > 0.999
+
+
+def test_ica_finds_slanted_directions_where_pca_cannot():
+    truth = torch.cat([SLANTED, -SLANTED])
+    assert found(ica_directions(SQUARE @ SLANTED), truth) > 0.99
+    assert found(pca_directions(SQUARE @ SLANTED), truth) < 0.95
+
+
+def test_kmeans_finds_single_directions_and_skips_activations_without_one():
+    truth = random_directions(4, 5, seed=3)
+    strengths = torch.tensor(GENERATOR.uniform(0.1, 1, (400, 1)), dtype=torch.float32)
+    alone = strengths * truth.repeat(100, 1)
+    silent = 0.04 * random_directions(4_000, 5, seed=4)
+    assert found(kmeans_directions(torch.cat([silent, alone]), 4), truth) > 0.999
+
+
+@pytest.mark.parametrize("baseline", [ica_directions, kmeans_of_four])
+def test_same_seed_gives_identical_directions_and_another_others(baseline):
+    x = random_directions(200, 5)
+    first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@all_baselines
+def test_activations_may_carry_a_gradient(baseline):
+    activations = (SQUARE @ SLANTED).requires_grad_()
+    assert torch.equal(baseline(activations), baseline(activations.detach()))
+
+
+def test_no_baseline_finds_the_features_of_the_base_model(trained):
+    pool, truth = trained.pools[0], trained.models[0].feature_directions
+    for baseline in (neuron_directions, pca_directions, ica_directions):
+        assert found(baseline(pool), truth) < 0.99
+
+
+@all_baselines
+@pytest.mark.parametrize(
+    ("activations", "error", "message"),
+    [
+        (SQUARE[:0], ValueError, r"activations is empty: its shape is \(0, 2\)"),
+        (SQUARE[0], ValueError, r"activations must have shape \(rows, columns\), but \(2,\)"),
+        (SQUARE * float("nan"), ValueError, "activations holds NaN or infinite"),
+        (SQUARE * float("inf"), ValueError, "activations holds NaN or infinite"),
+        (SQUARE.long(), TypeError, "activations must hold floats, but torch.int64"),
+        (SQUARE.numpy(), TypeError, "activations must be a torch.Tensor, but a ndarray"),
+    ],
+)
+def test_only_finite_float_matrices_are_taken(baseline, activations, error, message):
+    with pytest.raises(error, match=message):
+        baseline(activations)
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "error", "message"),
+    [
+        (0, ValueError, "n_clusters must be at least 1"),
+        (2.0, TypeError, "n_clusters must be an int"),
+        (SQUARE.shape[0] + 1, ValueError, "should be >= n_clusters"),
+    ],
+)
+def test_kmeans_refuses_a_number_of_clusters_it_cannot_make(n_clusters, error, message):
+    with pytest.raises(error, match=message):
+        kmeans_directions(SQUARE, n_clusters)

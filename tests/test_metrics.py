@@ -1,0 +1,350 @@
+"""Every measure against numbers worked out by hand; matching and the oracle by brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from sae_lib import (
+    SparseAutoencoder,
+    agreement,
+    chance_cosines,
+    cosine_similarity_matrix,
+    dead_latents,
+    firing,
+    fvu,
+    group_latents,
+    l0,
+    live_directions,
+    match_features,
+    mmcs,
+    oracle_sae,
+    random_directions,
+    sae_loss,
+)
+from sae_lib.metrics import Matches
+
+pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
+E1, E2, E3 = torch.eye(3)
+
+
+def rows(*vectors) -> torch.Tensor:
+    return torch.stack(vectors)
+
+
+# --- cosines ----------------------------------------------------------------------------
+
+
+def test_cosines_of_hand_made_vectors_are_signed_and_ignore_length():
+    a = torch.tensor([[3.0, 4.0], [-2.0, 0.0], [0.0, 0.0]])
+    b = torch.tensor([[10.0, 0.0], [0.0, 0.1]])
+    expected = torch.tensor([[0.6, 0.8], [-1.0, 0.0], [0.0, 0.0]])  # a zero row: 0, not nan
+    torch.testing.assert_close(cosine_similarity_matrix(a, b), expected)
+
+
+def test_cosines_agree_with_numpy_and_carry_no_gradient():
+    a, b = random_directions(7, 4, seed=0), 3 * random_directions(5, 4, seed=1)
+    cosines = cosine_similarity_matrix(a.requires_grad_(), b)
+    x, y = a.detach().numpy(), b.numpy()
+    expected = [[i @ j / np.sqrt((i @ i) * (j @ j)) for j in y] for i in x]
+    np.testing.assert_allclose(cosines, expected, atol=1e-6)
+    assert not cosines.requires_grad
+
+
+# --- matching ---------------------------------------------------------------------------
+
+
+def test_matching_does_not_let_one_latent_serve_two_features():
+    cosines = torch.tensor([[0.9, 0.8], [0.7, 0.1], [0.0, 0.0]])  # (latent, feature)
+    matches = match_features(cosines)
+    assert cosines.argmax(dim=0).tolist() == [0, 0]  # the best one of each is the same
+    assert matches.latent.tolist() == [1, 0]  # 0.7 + 0.8 > 0.9 + 0.1
+    assert matches.cosine == pytest.approx([0.7, 0.8])
+
+
+def test_matching_is_signed_so_an_opposite_direction_is_no_match():
+    matches = match_features(torch.tensor([[-1.0], [0.2]]))
+    assert (matches.latent.item(), matches.cosine.item()) == (1, pytest.approx(0.2))
+
+
+def test_a_feature_left_without_a_latent_has_index_and_cosine_minus_one():
+    matches = match_features(torch.tensor([[0.1, 0.9, 0.5]]))
+    assert matches.latent.tolist() == [-1, 0, -1]
+    assert matches.cosine == pytest.approx([-1, 0.9, -1])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 6), (1, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_matching_agrees_with_trying_every_assignment(shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    cosines = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
+    latent, cosine = match_features(cosines)
+    n_latents, n_features = shape
+    small, wide = min(shape), cosines if n_latents <= n_features else cosines.T
+    best = max(
+        wide[range(small), list(chosen)].sum().item()
+        for chosen in itertools.permutations(range(max(shape)), small)
+    )
+    taken = latent[latent >= 0]
+    assert len(set(taken)) == len(taken) == small
+    assert cosine[latent >= 0].sum() == pytest.approx(best)
+    assert cosine[latent >= 0].tolist() == cosines[taken, np.flatnonzero(latent >= 0)].tolist()
+
+
+def test_matching_undoes_a_shuffle():
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    directions = random_directions(10, 5)
+    matches = match_features(cosine_similarity_matrix(directions[order], directions))
+    assert matches.latent.tolist() == order.argsort().tolist()
+    assert matches.cosine == pytest.approx(1)
+
+
+# --- chance -----------------------------------------------------------------------------
+
+
+def test_random_directions_are_uniform_on_the_sphere():
+    directions = random_directions(20_000, 5)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(20_000))
+    assert directions.mean(dim=0).abs().max() < 5 * (0.2 / 20_000) ** 0.5
+    assert (directions.T @ directions / 20_000 - torch.eye(5) / 5).abs().max() < 0.01
+
+
+def test_twenty_random_directions_in_five_dimensions_come_close_by_chance():
+    """About 0.76: a best of twenty, less a little because no latent may serve twice."""
+    t = np.linspace(-1, 1, 20_001)
+    below = (2 + 3 * t - t**3) / 4  # P(cosine <= t) in 5 dimensions: its density is ∝ 1 - t²
+    best_of_twenty = 1 - np.trapezoid(below**20, t)
+    assert best_of_twenty == pytest.approx(0.763, abs=0.001)
+    five_axes_both_ways = torch.cat([torch.eye(5), -torch.eye(5)])
+    chance = chance_cosines(five_axes_both_ways, d_sae=20)
+    assert chance.shape == (200, 10)
+    assert best_of_twenty - 0.01 < chance.mean() < best_of_twenty
+
+
+def test_chance_draws_differ_and_repeat_with_their_seed():
+    truth = 3 * random_directions(4, 5)
+    first, again, other = (chance_cosines(truth, 8, n_draws=3, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all() and (first != other).all()
+    assert len({draw.tobytes() for draw in first}) == 3
+    by_hand = match_features(cosine_similarity_matrix(random_directions(8, 5, seed=1), truth))
+    assert chance_cosines(truth, 8, n_draws=1, seed=1)[0].tolist() == by_hand.cosine.tolist()
+
+
+def test_random_directions_repeat_with_their_seed():
+    first, again, other = (random_directions(4, 5, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.isclose(first, other).any()
+
+
+# --- measures of a code -----------------------------------------------------------------
+
+
+def test_l0_counts_what_is_not_zero_row_by_row():
+    assert l0(torch.tensor([[1.0, 0.0, -2.0], [0.0, 0.0, 1e-9]])) == 1.5
+
+
+def test_fvu_of_three_predictions_of_one_small_set():
+    x = torch.tensor([[0.0, 10.0], [4.0, 10.0]])
+    assert fvu(x, x) == 0
+    assert fvu(x, torch.tensor([[2.0, 10.0], [2.0, 10.0]])) == 1  # the mean explains nothing
+    assert fvu(x, torch.tensor([[1.0, 10.0], [4.0, 12.0]])) == 5 / 8
+
+
+def test_mmcs_takes_the_best_of_b_for_each_row_of_a():
+    a, b = rows(E1, -E2), rows(E1, E2, E3)
+    assert mmcs(a, b) == 0.5  # 1 for E1, and 0 for -E2, which is opposite to E2
+    assert mmcs(b, a) == pytest.approx(1 / 3)
+
+
+def test_agreement_is_the_share_with_a_counterpart_taken_both_ways():
+    a, b = rows(E1, E2), rows(E1, 2 * E1, -E2)
+    assert agreement(a, b) == agreement(b, a) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert agreement(a, a) == 1
+    near = rows(E1 + 0.5 * E3)  # at a cosine of 0.894 with E1
+    assert [agreement(rows(E1), near, threshold=t) for t in (0.89, 0.9)] == [1, 0]
+
+
+def test_dead_latents_fire_on_no_row():
+    feature_acts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1e-9, 0.0]])
+    assert dead_latents(feature_acts).tolist() == [True, False, False]
+
+
+def test_latents_are_matched_redundant_or_dead_and_each_just_once():
+    feature_acts = torch.tensor([[1.0, 0.0, 0.0, 0.2, 0.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
+    matches = Matches(np.array([4, -1, 0]), np.array([0.9, -1.0, 0.8]))
+    groups = group_latents(feature_acts, matches)
+    assert {name: members.tolist() for name, members in groups.items()} == {
+        "matched": [4, 0],  # in feature order, and even if dead
+        "redundant": [2, 3],
+        "dead": [1],
+    }
+    assert list(groups) == ["matched", "redundant", "dead"]
+
+
+def test_live_directions_are_those_that_fire_often_enough():
+    sae = SparseAutoencoder(3, 3)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(3))
+    x = torch.tensor([[1.0, 1.0, 0.005]] + [[1.0, -1.0, -1.0]] * 3)  # rates 1, 1/4 and 0
+    for min_rate, n_live in [(1e-3, 2), (0.25, 2), (0.3, 1)]:
+        assert torch.equal(live_directions(sae, x, min_rate), sae.W_dec.detach()[:n_live])
+
+
+# --- firing -----------------------------------------------------------------------------
+
+STRENGTHS = torch.tensor(  # of two features, on six inputs
+    [[1.0, 0.0], [0.5, 0.0], [0.0, 0.8], [0.4, 0.4], [0.0, 0.0], [1.0, 0.005]]
+)
+ACTS = torch.tensor(  # of three latents: feature 0 has latent 2, feature 1 has latent 0
+    [[0, 0, 0.9], [0, 0.1, 0.3], [0, 0, 0], [0.4, 0, 0], [0.2, 0, 0.009], [0, 0, 1]]
+)
+
+
+def test_firing_of_two_features_by_hand():
+    fired = firing(STRENGTHS, ACTS, Matches(np.array([2, 0]), np.ones(2)))
+    # feature 0 is on in inputs 0, 1, 3, 5 and its latent fires in 0, 1, 5 (0.009 does not count)
+    # feature 1 is on in inputs 2, 3 (0.005 does not count) and its latent fires in 3, 4
+    assert fired.precision == pytest.approx([3 / 3, 1 / 2])
+    assert fired.recall == pytest.approx([3 / 4, 1 / 2])
+    # alone: feature 0 in inputs 0 and 1, where the twin latent 1 helps; feature 1 in input 2
+    assert fired.scale == pytest.approx([(0.9 + 0.1 + 0.3) / (1 + 0.5), 0 / 0.8])
+
+
+def test_firing_threshold_is_the_least_that_counts_as_on():
+    fired = firing(STRENGTHS, ACTS, Matches(np.array([2, 0]), np.ones(2)), threshold=0.45)
+    assert fired.precision == pytest.approx([1, np.nan], nan_ok=True)  # latent 0 never fires
+    assert fired.recall == pytest.approx([2 / 3, 0])
+
+
+def test_firing_of_a_feature_without_latent_or_never_on():
+    strengths = STRENGTHS.clone()
+    strengths[:, 1] = 0
+    fired = firing(strengths, ACTS, Matches(np.array([-1, 0]), np.array([-1.0, 1.0])))
+    assert np.isnan(fired.precision[0]) and fired.recall[0] == 0
+    assert fired.precision[1] == 0 and np.isnan(fired.recall[1]) and np.isnan(fired.scale[1])
+
+
+def test_trained_latents_fire_for_their_feature_and_rebuild_its_strength(trained):
+    strengths = trained.features[0] * trained.models[0].feature_directions.norm(dim=1)
+    cosines = cosine_similarity_matrix(trained.saes[0].W_dec, trained.models[0].feature_directions)
+    fired = firing(strengths, trained.saes[0].encode(trained.pools[0]), match_features(cosines))
+    assert fired.precision.min() > 0.99
+    assert fired.recall.min() > 0.9  # not 1: a feature and its opposite cancel out
+    assert 0.99 < fired.scale.min() and fired.scale.max() < 1
+
+
+# --- the oracle -------------------------------------------------------------------------
+
+AXES = 2 * torch.cat([torch.eye(5), -torch.eye(5)])  # five directions and their opposites
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.05, 0.3, 1.0])
+def test_oracle_loss_on_one_feature_has_a_closed_form(strength):
+    l1_coefficient = 0.1
+    x = strength * torch.eye(5)
+    loss = sae_loss(x, *oracle_sae(AXES, l1_coefficient)(x), l1_coefficient)
+    shrunk = max(strength - l1_coefficient / 2, 0)
+    closed_form = (strength - shrunk) ** 2 + l1_coefficient * shrunk
+    assert loss.total.item() == pytest.approx(closed_form, rel=1e-5)
+
+
+def test_no_other_code_of_the_oracles_dictionary_has_a_lower_loss():
+    oracle, x = oracle_sae(AXES, 0.1), random_directions(200, 5)
+    with torch.no_grad():
+        code = oracle.encode(x)
+        best = sae_loss(x, oracle.decode(code), code, 0.1).total
+        for seed, size in itertools.product(range(10), (1e-3, 1e-2, 0.1)):
+            noise = torch.randn(code.shape, generator=torch.Generator().manual_seed(seed))
+            other = torch.relu(code + size * noise)
+            assert sae_loss(x, oracle.decode(other), other, 0.1).total > best
+
+
+def test_oracle_is_a_stationary_point_of_its_encoder():
+    oracle, x = oracle_sae(AXES, 0.1), random_directions(200, 5)
+    sae_loss(x, *oracle(x), 0.1).total.backward()
+    assert oracle.W_enc.grad.abs().max() < 1e-7
+    assert oracle.b_enc.grad.abs().max() < 1e-7
+
+
+def test_oracle_has_the_unit_truth_as_dictionary_and_fires_half_lambda_late():
+    oracle = oracle_sae(AXES, 0.1)
+    assert torch.equal(oracle.W_dec, AXES / 2) and torch.equal(oracle.W_enc, AXES.T / 2)
+    assert oracle.encode(torch.eye(5)[:1]).tolist()[0] == pytest.approx([0.95] + [0] * 9)
+
+
+# --- bad input --------------------------------------------------------------------------
+
+X, NAN = random_directions(6, 5), float("nan")
+MATCHES = Matches(np.arange(2), np.ones(2))
+FLAT, EMPTY, INTEGERS, HOLED = X[0], X[:0], X.long(), X * NAN
+SAE = SparseAutoencoder(5, 20)
+
+TAKE_MATRICES = {
+    "a": [
+        lambda m: cosine_similarity_matrix(m, X),
+        lambda m: mmcs(m, X),
+        lambda m: agreement(m, X),
+    ],
+    "b": [
+        lambda m: cosine_similarity_matrix(X, m),
+        lambda m: mmcs(X, m),
+        lambda m: agreement(X, m),
+    ],
+    "cosines": [match_features],
+    "feature_directions": [lambda m: chance_cosines(m, 20), lambda m: oracle_sae(m, 0.1)],
+    "feature_acts": [
+        l0,
+        dead_latents,
+        lambda m: group_latents(m, MATCHES),
+        lambda m: firing(X[:, :2], m, MATCHES),
+    ],
+    "strengths": [lambda m: firing(m, X, MATCHES)],
+    "x": [lambda m: fvu(m, X)],
+    "x_hat": [lambda m: fvu(X, m)],
+    "activations": [lambda m: live_directions(SAE, m)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [(name, call) for name, calls in TAKE_MATRICES.items() for call in calls]
+)
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (X.numpy(), TypeError, "must be a torch.Tensor, but a ndarray came"),
+        (INTEGERS, TypeError, "must hold floats, but torch.int64 came"),
+        (FLAT, ValueError, r"must have shape \(rows, .*\), but \(5,\) came"),
+        (EMPTY, ValueError, r"is empty: its shape is \(0, 5\)"),
+        (HOLED, ValueError, "holds NaN or infinite values"),
+        (X / 0, ValueError, "holds NaN or infinite values"),
+    ],
+    ids=["numpy", "integers", "flat", "empty", "NaN", "infinite"],
+)
+def test_only_finite_float_matrices_are_taken(name, call, matrix, error, message):
+    with pytest.raises(error, match=f"^{name} {message}"):
+        call(matrix)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: cosine_similarity_matrix(X, X[:, :4]), ValueError, r"b must .*5\), but \(6, 4\)"),
+        (lambda: fvu(X, X[:1]), ValueError, "x and x_hat must have the same shape"),
+        (lambda: random_directions(0, 5), ValueError, "n must be at least 1"),
+        (lambda: random_directions(5, 0), ValueError, "d must be at least 1"),
+        (lambda: chance_cosines(X, 0), ValueError, "d_sae must be at least 1"),
+        (lambda: chance_cosines(X, 20, n_draws=0), ValueError, "n_draws must be at least 1"),
+        (lambda: chance_cosines(X, 20.0), TypeError, "d_sae must be an int, but a float"),
+        (lambda: live_directions(SAE, X[:, :4]), ValueError, r"x must have shape \(..., 5\)"),
+        (lambda: firing(X[:4, :2], X, MATCHES), ValueError, "one row per input, but 4 and 6"),
+        (lambda: firing(X, X, MATCHES), ValueError, "of 2 features, but strengths has 5 columns"),
+        (lambda: firing(X[:, :2], X[:, :1], MATCHES), ValueError, "latent 1, but .* 1 columns"),
+        (lambda: group_latents(X[:, :1], MATCHES), ValueError, "latent 1, but .* 1 columns"),
+        (lambda: oracle_sae(X, -0.1), ValueError, "l1_coefficient must be finite and not negative"),
+        (lambda: oracle_sae(X, NAN), ValueError, "l1_coefficient must be finite"),
+        (lambda: oracle_sae(X, "0.1"), TypeError, "l1_coefficient must be a number, but a str"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
