@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from sae_lib import (
-    ToyModel,
     cosine_similarity_matrix,
     ica_directions,
     kmeans_directions,

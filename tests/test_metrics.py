@@ -230,7 +230,7 @@ def test_trained_latents_fire_for_their_feature_and_rebuild_its_strength(trained
     fired = firing(strengths, trained.saes[0].encode(trained.pools[0]), match_features(cosines))
     assert fired.precision.min() > 0.99
     assert fired.recall.min() > 0.9  # not 1: a feature and its opposite cancel out
-    assert 0.99 < fired.scale.min() and fired.scale.max() < 1
+    assert fired.scale.min() > 0.99 and fired.scale.max() < 1
 
 
 # --- the oracle -------------------------------------------------------------------------

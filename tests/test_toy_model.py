@@ -90,7 +90,7 @@ def test_every_seed_ends_with_ten_unit_directions_each_opposite_to_one_other(tra
         lengths = model.feature_directions.norm(dim=1)
         cosines = cosine_similarity_matrix(model.feature_directions, model.feature_directions)
         opposite = cosines.argmin(dim=1)
-        assert 0.99 < lengths.min() and lengths.max() < 1.01
+        assert lengths.min() > 0.99 and lengths.max() < 1.01
         assert cosines.min(dim=1).values.max() < -0.999
         assert torch.equal(opposite[opposite], torch.arange(10))
         cosines[torch.arange(10), opposite] = 0

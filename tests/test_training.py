@@ -10,8 +10,8 @@ import torch
 from sae_lib import (
     SAELoss,
     SparseAutoencoder,
-    ToyModel,
     TopKSparseAutoencoder,
+    ToyModel,
     agreement,
     cosine_similarity_matrix,
     fvu,
