@@ -27,7 +27,9 @@ def base_models(seeds, n_features, n_hidden, sparsity, n_samples, **settings):
     """A trained base model for each seed, and the activations of each."""
     models = [ToyModel(n_features, n_hidden, sparsity, seed=seed) for seed in seeds]
     train_toy_models(models, seeds=seeds, **settings)
-    pools = [m.encode(m.sample_features(n_samples, seed=s)) for m, s in zip(models, seeds)]
+    pools = [
+        m.encode(m.sample_features(n_samples, seed=s)) for m, s in zip(models, seeds, strict=True)
+    ]
     return models, torch.stack(pools).detach()
 
 
@@ -36,7 +38,7 @@ def matched_cosines(saes, models) -> np.ndarray:
     return np.array(
         [
             match_features(cosine_similarity_matrix(s.W_dec, m.feature_directions)).cosine
-            for s, m in zip(saes, models)
+            for s, m in zip(saes, models, strict=True)
         ]
     )
 
@@ -71,7 +73,7 @@ def choose_k_without_the_truth(make, train, pools, candidates):
             saes = [make(k, 1000 * seed + i) for i in left]
             train(saes, pools[left], [1000 * seed + i for i in left])
             pairs.append(saes)
-        for i, first, second in zip(left, *pairs):
+        for i, first, second in zip(left, *pairs, strict=True):
             agreed = agreement(*(live_directions(sae, pools[i]) for sae in (first, second)))
             if agreed >= 0.95 or k == candidates[-1]:
                 chosen[i] = (k, first)
@@ -101,5 +103,5 @@ def test_hard_cases_are_recovered_at_a_k_chosen_without_the_truth(
     )
     found = (matched_cosines([sae for _, sae in chosen], models) >= RECOVERED).sum(axis=1)
     print(f"\n{n_features} in {n_hidden}, k and features recovered of each seed:")
-    print([(k, int(n)) for (k, _), n in zip(chosen, found)])
+    print([(k, int(n)) for (k, _), n in zip(chosen, found, strict=True)])
     assert (found >= n_features - allowed_misses).sum() >= needed
