@@ -48,11 +48,19 @@ def minibatches(
     activations: torch.Tensor, batch_size: int, n_steps: int, seed: int
 ) -> Iterator[torch.Tensor]:
     """n_steps random batches (batch_size, d_in), drawn with replacement from the pool."""
+    for block in minibatch_blocks(activations, batch_size, n_steps, seed):
+        yield from block
+
+
+def minibatch_blocks(
+    activations: torch.Tensor, batch_size: int, n_steps: int, seed: int
+) -> Iterator[torch.Tensor]:
+    """The same, up to a hundred at a time, since one look-up is cheaper than a hundred."""
     rng = torch.Generator().manual_seed(seed)
-    for start in range(0, n_steps, 100):  # a hundred at a time: one look-up is cheaper than many
+    for start in range(0, n_steps, 100):
         shape = (min(100, n_steps - start), batch_size)
-        rows = torch.randint(len(activations), shape, generator=rng).to(activations.device)
-        yield from activations[rows]
+        rows = torch.randint(len(activations), shape, generator=rng)
+        yield activations[rows.to(activations.device)]
 
 
 def cosine_schedule(step: int, n_steps: int) -> float:
@@ -150,16 +158,13 @@ def train_saes(
     gradients_of = stacked_gradients(loss_of_one)
     optimizer = torch.optim.AdamW(stack.trained(), lr, betas, weight_decay=0.0, fused=True)
     to_log, log = steps_to_log(n_steps, n_logged), []
-    batches = [
-        minibatches(pool, batch_size, n_steps, seed)
+    blocks = [
+        minibatch_blocks(pool, batch_size, n_steps, seed)
         for pool, seed in zip(pools, seeds, strict=True)
     ]
-    for step, xs in enumerate(
-        tqdm(zip(*batches, strict=True), total=n_steps, desc=f"{n_saes} SAEs")
-    ):
-        gradients, (losses, feature_acts) = gradients_of(
-            stack.params, torch.stack(xs), coefficients
-        )
+    batches = (xs for block in zip(*blocks, strict=True) for xs in torch.stack(block, dim=1))
+    for step, xs in enumerate(tqdm(batches, total=n_steps, desc=f"{n_saes} SAEs")):
+        gradients, (losses, feature_acts) = gradients_of(stack.params, xs, coefficients)
         if step in to_log:
             log.append(log_entry(step, losses, feature_acts, stack.params["W_dec"]))
         stack.set_gradients(gradients)
