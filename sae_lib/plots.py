@@ -47,7 +47,7 @@ def data_uri(fig: Figure) -> str:
 
 
 def _img(fig: Figure, alt: str, style: str = "") -> str:
-    style = f"max-width:100%;height:auto;{style}"
+    style = f"max-width:100%;max-height:90vh;{style}"
     return f'<img alt="{html.escape(alt)}" style="{style}" src="{data_uri(fig)}">'
 
 
