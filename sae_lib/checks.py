@@ -451,7 +451,7 @@ def check_lambda(l1_coefficient: float | None) -> None:
     text += (
         " Too small: the error is small and the features are wrong. Do two seeds agree here?"
         if unexplained < 0.08
-        else " Too large: the activations shrink and weak features are cut off."
+        else " Too large: weak features are cut off, and the directions drift."
     )
     return _report(name, TRIED, text)
 

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -296,6 +296,33 @@ def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None)
     ax.set_yticks(range(len(yticks)), yticks)
     ax.tick_params(length=0)
     return ax
+
+
+def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Error, L0 and decoder norm of faulty runs, a column each; the healthy one dotted.
+
+    runs: name -> {"step", "error", "l0", "norm"}, each (n_logged,); one is named "healthy".
+    """
+    healthy = runs["healthy"]
+    faulty = {name: run for name, run in runs.items() if name != "healthy"}
+    fig, axes = plt.subplots(
+        3, len(faulty), figsize=(8, 6), sharex=True, sharey="row", squeeze=False
+    )
+    for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
+        column[0].set_title(f"Run {name}")
+        for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
+            for shown, dash, colour in ((healthy, ":", GREY), (run, "-", BLUE)):
+                ax.plot(shown["step"] + 1, shown[curve], dash, color=colour)
+            ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, markersize=5)
+        column[-1].set(xscale="log")
+    axes[0, 0].set(ylabel="error (log)", yscale="log")
+    axes[1, 0].set(ylabel="L0 (log)", yscale="log")
+    axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
+    for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    fig.supxlabel("training step (log scale); dotted: a healthy run", fontsize=12)
+    return fig
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = ""):

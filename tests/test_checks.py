@@ -15,7 +15,6 @@ from sae_lib.metrics import cosine_similarity_matrix, match_features
 @pytest.fixture(autouse=True)
 def fresh_status(monkeypatch):
     monkeypatch.setattr(checks, "_status", dict.fromkeys(checks.NAMES, checks.NOT_ATTEMPTED))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
 def verdict(capsys, check, answer) -> str:
@@ -264,8 +263,8 @@ def test_choosing_lambda_starts_as_not_attempted(capsys):
     [
         (0.01, "choosing λ: not yet. λ = 0.01 recovers 0 of the 16 hidden features, with 0.0%"),
         (0.15, "choosing λ: correct. λ = 0.15 recovers 16 of the 16"),
-        (0.5, "Too large: the activations shrink"),
-        (50, "Too large: the activations shrink"),
+        (0.5, "Too large: weak features are cut off"),
+        (50, "Too large: weak features are cut off"),
     ],
 )
 def test_lambda_is_judged_by_the_features_it_finds(l1_coefficient, said, capsys):
