@@ -23,14 +23,14 @@ def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
     """The principal components, both ways: (2 d_in, d_in)."""
     require_finite_matrix("activations", activations)
-    return _both_signs(PCA().fit(activations.cpu().numpy()).components_)
+    return _both_signs(PCA().fit(activations.detach().cpu().numpy()).components_)
 
 
 def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
     """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in)."""
     require_finite_matrix("activations", activations)
     ica = FastICA(whiten="unit-variance", max_iter=1_000, tol=1e-3, random_state=seed)
-    return _both_signs(ica.fit(activations.cpu().numpy()).mixing_.T)
+    return _both_signs(ica.fit(activations.detach().cpu().numpy()).mixing_.T)
 
 
 def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int = 0) -> torch.Tensor:
@@ -40,7 +40,7 @@ def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int =
     """
     require_finite_matrix("activations", activations)
     require_positive_int(n_clusters=n_clusters)
-    x = activations.cpu().numpy()
+    x = activations.detach().cpu().numpy()
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = (x / np.maximum(length, 1e-12))[length[:, 0] > 0.05]
     centres = KMeans(n_clusters, n_init=10, random_state=seed).fit(x).cluster_centers_

@@ -67,6 +67,7 @@ def chance_cosines(
 
     Each draw is d_sae random unit directions, matched exactly as an SAE's are.
     """
+    require_finite_matrix("feature_directions", feature_directions)
     require_positive_int(d_sae=d_sae, n_draws=n_draws)
     d_in = feature_directions.shape[1]
     draws = random_directions(n_draws * d_sae, d_in, seed=seed).view(n_draws, d_sae, d_in)
@@ -83,6 +84,7 @@ def l0(feature_acts: torch.Tensor) -> float:
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect."""
     require_finite_matrix("x", x)
+    require_finite_matrix("x_hat", x_hat)
     require_same_shape(x=x, x_hat=x_hat)
     return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
@@ -101,6 +103,14 @@ def dead_latents(feature_acts: torch.Tensor) -> np.ndarray:
     return (feature_acts == 0).all(dim=0).cpu().numpy()
 
 
+def _require_matched_columns(feature_acts: torch.Tensor, matches: Matches) -> None:
+    if matches.latent.max() >= feature_acts.shape[1]:
+        raise ValueError(
+            f"matches names latent {matches.latent.max()}, "
+            f"but feature_acts has {feature_acts.shape[1]} columns."
+        )
+
+
 def group_latents(feature_acts: torch.Tensor, matches: Matches) -> dict[str, np.ndarray]:
     """Sort the latents into matched (in feature order), redundant and dead: their indices.
 
@@ -108,6 +118,7 @@ def group_latents(feature_acts: torch.Tensor, matches: Matches) -> dict[str, np.
     redundant  fires, but no feature was left for it (often a twin of a matched one)
     """
     dead = dead_latents(feature_acts)
+    _require_matched_columns(feature_acts, matches)
     matched = matches.latent[matches.latent >= 0]
     rest = np.setdiff1d(np.arange(len(dead)), matched)
     return {"matched": matched, "redundant": rest[~dead[rest]], "dead": rest[dead[rest]]}
@@ -117,6 +128,7 @@ def live_directions(
     sae: SparseAutoencoder, activations: torch.Tensor, min_rate: float = 1e-3
 ) -> torch.Tensor:
     """The decoder rows of latents above 0.01 on at least min_rate of the inputs: (n_live, d_in)."""
+    require_finite_matrix("activations", activations)
     with torch.no_grad():
         rate = (sae.encode(activations) > 0.01).float().mean(dim=0)
     return sae.W_dec.detach()[rate >= min_rate]
@@ -163,6 +175,12 @@ def firing(
             f"strengths and feature_acts must have one row per input, "
             f"but {len(strengths)} and {len(feature_acts)} came."
         )
+    if strengths.shape[1] != len(matches.latent):
+        raise ValueError(
+            f"matches is of {len(matches.latent)} features, "
+            f"but strengths has {strengths.shape[1]} columns."
+        )
+    _require_matched_columns(feature_acts, matches)
     truth = strengths.detach().cpu().numpy()
     acts = feature_acts.detach().cpu().numpy()
     on, fires = truth > threshold, acts[:, matches.latent] > threshold

@@ -98,8 +98,8 @@ class TopKSparseAutoencoder(SparseAutoencoder):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         feature_acts = super().encode(x)
-        weakest_kept = feature_acts.topk(self.k, dim=-1).values[..., -1:]
-        return feature_acts * (feature_acts >= weakest_kept)
+        strongest = feature_acts.topk(self.k, dim=-1)
+        return torch.zeros_like(feature_acts).scatter(-1, strongest.indices, strongest.values)
 
 
 def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = False) -> None:

@@ -13,6 +13,14 @@ class Stack:
 
     def __init__(self, modules: Sequence[nn.Module]):
         self.modules = list(modules)
+        kinds = {
+            (type(m), getattr(m, "k", None), *((n, p.shape) for n, p in m.named_parameters()))
+            for m in self.modules
+        }
+        if len(kinds) > 1:
+            raise ValueError("A stack takes modules of one class, one shape and one k only.")
+        if len({tuple(p.requires_grad for p in m.parameters()) for m in self.modules}) > 1:
+            raise ValueError("A stack takes modules with the same frozen weights only.")
         stacked, _ = torch.func.stack_module_state(self.modules)
         self.params = {name: weight.detach() for name, weight in stacked.items()}
         self.skeleton = copy.deepcopy(self.modules[0]).to("meta")

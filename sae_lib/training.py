@@ -12,6 +12,7 @@ from sae_lib.sae import SAELoss, SparseAutoencoder, sae_loss
 from sae_lib.stacking import Stack, stacked_gradients
 from sae_lib.validation import (
     require_finite_matrix,
+    require_float_tensor,
     require_non_negative,
     require_positive_int,
 )
@@ -41,7 +42,8 @@ def log_entry(
 
 def steps_to_log(n_steps: int, n_logged: int) -> set[int]:
     """About n_logged steps, evenly spaced on a log axis, the first and the last among them."""
-    return {0, *(round((n_steps - 1) ** (i / (n_logged - 1))) for i in range(n_logged))}
+    last, gaps = n_steps - 1, max(n_logged - 1, 1)
+    return {0, last, *(round(last ** (i / gaps)) for i in range(n_logged) if last > 0)}
 
 
 def minibatches(
@@ -89,7 +91,8 @@ def train_sae(
     """
     require_finite_matrix("activations", activations, n_columns=sae.W_enc.shape[0])
     require_non_negative(l1_coefficient=l1_coefficient, lr=lr)
-    require_positive_int(n_steps=n_steps, batch_size=batch_size)
+    require_positive_int(n_steps=n_steps, batch_size=batch_size, n_logged=n_logged)
+    activations = activations.detach()  # if they were collected without torch.no_grad()
     trained = [p for p in sae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr, betas, weight_decay=0.0, fused=True)
     to_log, log = steps_to_log(n_steps, n_logged), []
@@ -103,7 +106,7 @@ def train_sae(
         loss.total.backward()
         optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
         optimizer.step()
-        if normalize_decoder:  # after the step: before it, the norms would be off all along
+        if normalize_decoder and sae.W_dec.requires_grad:  # after the step, which changed it
             sae.normalize_decoder_()
     return TrainingHistory(*map(torch.stack, zip(*log, strict=True)))
 
@@ -130,25 +133,28 @@ def train_saes(
     SAE i sees the batches that train_sae would draw for it, and ends where it would end.
     """
     n_saes = len(saes)
-    require_positive_int(n_saes=n_saes, n_steps=n_steps, batch_size=batch_size)
-    d_in = saes[0].W_enc.shape[0]
-    require_finite_matrix("activations", activations.flatten(0, -2), n_columns=d_in)
-    pools = activations if activations.ndim == 3 else [activations] * n_saes
-    coefficients = (
-        [l1_coefficient] * n_saes if isinstance(l1_coefficient, (int, float)) else l1_coefficient
-    )
+    require_positive_int(n_saes=n_saes, n_steps=n_steps, batch_size=batch_size, n_logged=n_logged)
+    require_float_tensor("activations", activations)
+    if activations.ndim not in (2, 3):
+        raise ValueError(
+            "activations must have shape (n_samples, d_in) or (n_saes, n_samples, d_in), "
+            f"but {tuple(activations.shape)} came."
+        )
+    require_finite_matrix("activations", activations.flatten(0, -2), saes[0].W_enc.shape[0])
+    activations = activations.detach()
+    pools = activations if activations.ndim == 3 else activations.expand(n_saes, -1, -1)
+    one_for_all = not isinstance(l1_coefficient, Sequence)
+    coefficients = [l1_coefficient] * n_saes if one_for_all else l1_coefficient
     seeds = [0] * n_saes if seeds is None else seeds
     for name, given in (("pools", pools), ("λs", coefficients), ("seeds", seeds)):
         if len(given) != n_saes:
             raise ValueError(f"{n_saes} SAEs need as many {name}, but {len(given)} came.")
-    if len({(type(sae), sae.W_dec.shape, getattr(sae, "k", None)) for sae in saes}) > 1:
-        raise ValueError("All SAEs must have one class, one shape and one k; train others apart.")
     for coefficient in coefficients:
-        require_non_negative(l1_coefficient=float(coefficient), lr=lr)
+        require_non_negative(l1_coefficient=coefficient, lr=lr)
 
     stack = Stack(saes)
     stack.skeleton.W_dec = nn.Parameter(stack.params["W_dec"])  # so that it normalises the stack
-    coefficients = torch.tensor([float(c) for c in coefficients], device=activations.device)
+    coefficients = torch.tensor(coefficients, dtype=pools.dtype, device=pools.device)
 
     def loss_of_one(params, x, coefficient):
         x_hat, feature_acts = stack.call_one(params, x)
@@ -170,7 +176,7 @@ def train_saes(
         stack.set_gradients(gradients)
         optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
         optimizer.step()
-        if normalize_decoder:
+        if normalize_decoder and saes[0].W_dec.requires_grad:
             stack.skeleton.normalize_decoder_()
     stack.copy_back()
     steps, *measured = map(torch.stack, zip(*log, strict=True))
