@@ -61,7 +61,7 @@ def printed(notebook: nbformat.NotebookNode) -> dict[str, str]:
 
 
 def main() -> None:
-    OtherPython.python = sys.argv[1] if len(sys.argv) > 1 else sys.executable
+    OtherPython.python = str(Path(sys.argv[1] if len(sys.argv) > 1 else sys.executable).absolute())
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(NOTEBOOK, folder)
         site = Path(tempfile.mkdtemp())
