@@ -1,12 +1,16 @@
 """Figures take arrays, return what they promise, and are shown with a description."""
 
+import base64
+import io
 import re
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from sae_lib import plots
 from sae_lib.training import TrainingHistory
@@ -33,9 +37,18 @@ FIGURES = {
 
 
 @pytest.fixture(autouse=True)
-def close_figures():
-    yield
+def the_lessons_style():
+    with plt.rc_context(plots.STYLE):
+        yield
     plt.close("all")
+
+
+def points(line) -> list[tuple[float, float]]:
+    return list(zip(*map(np.ndarray.tolist, line.get_data()), strict=True))
+
+
+def heights(container) -> list[float]:
+    return [patch.get_height() for patch in container.patches]
 
 
 @pytest.mark.parametrize("draw", ON_AXES.values(), ids=ON_AXES)
@@ -56,16 +69,156 @@ def test_a_figure_is_returned(draw):
     assert isinstance(draw(), Figure)
 
 
+@pytest.mark.parametrize("n", [1, 13])
+def test_odd_sizes_are_drawn_without_a_warning(n):
+    ones = np.ones(n)
+    history = TrainingHistory(*(np.arange(1, n + 1) for _ in range(4)), np.ones((n, 3, 2)))
+    run = {"step": np.arange(n), "error": ones, "l0": ones, "norm": ones}
+    drawn = [
+        plots.plot_matrix(np.zeros((n, 3)), title="t", colorbar="c", marked=[(n - 1, 2)]),
+        plots.plot_matrix(np.zeros((3, n)), numbers=0, yticks=["a", "b", "c"]),
+        plots.plot_norms(ones),
+        plots.plot_chance(np.full((2, n), 0.7), ones),
+        plots.plot_training(history, range(n), n, true_l0=1.0, oracle_loss=0.1),
+        plots.plot_directions(np.ones((n, 3)), np.ones((n, 3)), ["name"] * n),
+        plots.plot_firing(ones, ones),
+        plots.plot_seeds(np.ones((n, 2)), 0.99),
+        plots.plot_bars({str(i): [i] for i in range(n)}, n),
+        plots.plot_lines(range(n), dict.fromkeys("abcd", ones), plt.subplots()[1]),
+        plots.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n)),
+        plots.plot_broken_runs({"healthy": run, "A": run}),
+        plots.draw_sae(1, n),
+    ]
+    for shown in drawn:
+        shown.figure.draw_without_rendering()
+
+
+# --- what is drawn ----------------------------------------------------------------------
+
+
 def test_a_matrix_is_coloured_from_minus_one_to_one_and_numbered_beyond_the_threshold():
-    ax = plots.plot_matrix([[1.0, -1.0], [0.3, 0.0]], numbers=0.5)
+    matrix = [[0.96, 0.3, 0.0], [-0.5, -0.98, 0.2]]
+    ax = plots.plot_matrix(matrix, numbers=0.5, marked=[(1, 2)])
+    assert ax.images[0].get_array().tolist() == matrix
     assert ax.images[0].get_clim() == (-1, 1)
-    assert sorted(text.get_text() for text in ax.texts) == ["1", "−1"]
+    numbers = {text.get_position(): text.get_text() for text in ax.texts}  # (column, row)
+    assert numbers == {(0, 0): "1", (0, 1): "-0.5", (1, 1): "−1"}
+    assert ax.patches[0].get_bbox().bounds == (1.5, 0.5, 1, 1)
+
+
+def test_norms_are_bars_in_order():
+    ax = plots.plot_norms([1.0, 0.25, 0.5])
+    assert heights(ax.containers[0]) == [1, 0.25, 0.5]
+    assert ax.lines[0].get_ydata() == [1, 1]
+
+
+def test_chance_is_a_histogram_with_its_mean_and_a_line_for_each_feature():
+    ax = plots.plot_chance([[0.5, 0.51], [0.7, 0.71]], [0.99, 0.995])
+    assert sum(heights(ax.containers[0])) == 4
+    at = [line.get_xdata()[0] for line in ax.lines]
+    assert at == pytest.approx([0.99, 0.995, 0.605])
+    assert [text.get_text() for text in ax.get_legend().texts] == [
+        "the SAE's features",
+        "mean of chance",
+    ]
+
+
+def test_training_shows_each_series_in_its_panel_and_step_zero_at_one():
+    step, reconstruction, l1, l0 = np.array([[0, 1, 10], [9, 8, 7], [6, 5, 4], [3, 2, 1]])
+    history = TrainingHistory(step, reconstruction, l1, l0, np.ones((3, 4, 5)))
+    fig = plots.plot_training(history, [0, 0, 2], 3, true_l0=1.5, oracle_loss=0.1)
+    assert [[list(line.get_ydata()) for line in ax.lines] for ax in fig.axes] == [
+        [list(reconstruction), list(l1), [0.1, 0.1]],
+        [list(l0), [1.5, 1.5]],
+        [[0, 0, 2]],
+    ]
+    for line in (*fig.axes[0].lines[:2], fig.axes[1].lines[0], fig.axes[2].lines[0]):
+        assert line.get_xdata().tolist() == [1, 1, 10]
+
+
+def test_directions_are_circles_for_the_truth_and_crosses_for_what_was_learned():
+    truth, found = np.eye(7), 0.9 * np.eye(7)
+    fig = plots.plot_directions(truth, found, list("abcdefg"))
+    assert [ax.get_title("left") for ax in fig.axes] == list("abcdefg")
+    for i, ax in enumerate(fig.axes):
+        lines = {line.get_label(): line for line in ax.lines}
+        assert lines["true"].get_ydata().tolist() == truth[i].tolist()
+        assert lines["learned"].get_ydata().tolist() == found[i].tolist()
+        assert (lines["true"].get_marker(), lines["learned"].get_marker()) == ("o", "x")
+
+
+def test_firing_is_the_feature_across_and_the_activation_up():
+    ax = plots.plot_firing([0.0, 1.0], [0.2, 0.9], title="t")
+    assert points(ax.lines[1]) == [(0, 0.2), (1, 0.9)]
+    assert ax.get_title("left") == "t"
+
+
+def test_seeds_are_columns_of_dots_all_in_view_with_the_threshold():
+    cosines = np.array([[0.2, 1.0], [0.995, 0.99], [1.0, 1.0]])
+    ax = plots.plot_seeds(cosines, 0.99)
+    *dots, threshold = ax.lines
+    assert [points(line) for line in dots] == [list(enumerate(c)) for c in cosines.T.tolist()]
+    assert threshold.get_ydata() == [0.99, 0.99]
+    assert ax.get_ylim()[0] < 0.2 and ax.get_ylim()[1] > 1
+
+
+def test_bars_are_means_with_a_dot_for_every_seed():
+    ax = plots.plot_bars({"one": [1, 2, 6], "two": [4]}, 10)
+    assert [bar.get_width() for bar in ax.patches] == [3, 4]
+    assert [points(line) for line in ax.lines] == [[(1, 0), (2, 0), (6, 0)], [(4, 1)]]
+    assert [text.get_text() for text in ax.texts] == ["3.0", "4.0"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+
+
+def test_lines_are_evenly_spaced_so_that_a_zero_has_a_place():
+    ax = plots.plot_lines([0.0, 1e-3, 10.0], {"a": [1, 2, 3], "b": [6, 5, 4]}, plt.subplots()[1])
+    assert [points(line) for line in ax.lines] == [
+        [(0, 1), (1, 2), (2, 3)],
+        [(0, 6), (1, 5), (2, 4)],
+    ]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.001", "10"]
+    styles = {(line.get_marker(), line.get_linestyle(), line.get_color()) for line in ax.lines}
+    assert len(styles) == 2 and len(ax.get_legend().texts) == 2
+
+
+def test_a_map_writes_each_share_in_its_cell():
+    ax = plots.plot_map([[0.0, 0.5, 1.0], [0.25, 0.1, 0.9]], [1, 2, 3], ["a", "b"])
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {
+        **{(0, 0): "0%", (1, 0): "50%", (2, 0): "100%"},
+        **{(0, 1): "25%", (1, 1): "10%", (2, 1): "90%"},
+    }
+
+
+def test_broken_runs_stand_beside_the_healthy_one_dotted():
+    runs = {
+        name: {"step": np.arange(3), "error": k * np.ones(3), "l0": 10 * k * np.ones(3)}
+        | {"norm": 100 * k * np.ones(3)}
+        for k, name in enumerate(["A", "healthy", "B"], start=1)
+    }
+    axes = np.array(plots.plot_broken_runs(runs).axes).reshape(3, 2)
+    assert [ax.get_title("left") for ax in axes[0]] == ["Run A", "Run B"]
+    for column, k in zip(axes.T, (1, 3), strict=True):
+        for ax, scale in zip(column, (1, 10, 100), strict=True):
+            dotted, solid, end = ax.lines
+            assert (dotted.get_linestyle(), solid.get_linestyle()) == (":", "-")
+            assert points(dotted) == [(x, 2 * scale) for x in (1, 2, 3)]
+            assert points(solid) == [(x, k * scale) for x in (1, 2, 3)]
+            assert points(end) == [(3, k * scale)]
+
+
+@pytest.mark.parametrize(("d_in", "d_sae"), [(5, 20), (2, 7)])
+def test_diagram_of_the_sae_has_a_dot_for_every_number(d_in, d_sae):
+    (ax,) = plots.draw_sae(d_in, d_sae).axes
+    assert Counter(line.get_xdata()[0] for line in ax.lines) == {0.5: d_in, 4.0: d_sae, 7.5: d_in}
 
 
 def test_groups_label_the_rows_they_cover():
     ax = plots.plot_matrix(np.eye(5))
     plots.mark_groups(ax, {"matched": [0, 1], "redundant": [], "dead": [4, 2, 3]})
     assert [(text.get_text(), text.xy[1]) for text in ax.texts] == [("matched", 0.5), ("dead", 3.0)]
+
+
+# --- how it is shown --------------------------------------------------------------------
 
 
 def displayed(monkeypatch, call) -> tuple[str, str]:
@@ -79,7 +232,9 @@ def displayed(monkeypatch, call) -> tuple[str, str]:
 def test_show_embeds_a_png_with_its_description_and_closes_the_figure(monkeypatch):
     fig = plt.figure()
     html, text = displayed(monkeypatch, lambda: plots.show(fig, 'a "b" < c'))
-    assert 'alt="a &quot;b&quot; &lt; c"' in html and 'src="data:image/png;base64,iVBOR' in html
+    assert 'alt="a &quot;b&quot; &lt; c"' in html
+    (png,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert Image.open(io.BytesIO(base64.b64decode(png, validate=True))).format == "PNG"
     assert text == '[figure] a "b" < c'
     assert not plt.fignum_exists(fig.number)
 
@@ -87,14 +242,15 @@ def test_show_embeds_a_png_with_its_description_and_closes_the_figure(monkeypatc
 def test_player_shows_one_frame_and_needs_neither_script_tag_nor_network(monkeypatch):
     figures = [plt.figure() for _ in range(3)]
     html, text = displayed(
-        monkeypatch, lambda: plots.player(figures, ["one", "two", "three"], "turn", start=1)
+        monkeypatch, lambda: plots.player(figures, ["one", "two", "three"], "a < b", start=1)
     )
     frames = re.findall(r'<img alt="(\w+)" style="([^"]*)"', html)
     assert [name for name, style in frames if "display:none" not in style] == ["two"]
     assert [name for name, _ in frames] == ["one", "two", "three"]
     assert 'min="0" max="2" value="1"' in html
     assert "<script" not in html and "http" not in html
-    assert text == "[slider: turn] two"
+    assert "<label>a &lt; b <input" in html
+    assert text == "[slider: a < b] two"
 
 
 def test_player_needs_a_description_for_every_frame():
