@@ -102,7 +102,7 @@ def train_sae(
         loss = sae_loss(x, x_hat, feature_acts, l1_coefficient)
         if step in to_log:
             log.append(log_entry(step, loss, feature_acts, sae.W_dec))
-        optimizer.zero_grad()
+        sae.zero_grad()
         loss.total.backward()
         optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
         optimizer.step()
