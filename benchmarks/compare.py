@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: few steps, one seed")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)  # a second one helps large stacks, and hurts when it is busy
-    many_at_once(20 if quick else 500)
+    many_at_once(20 if quick else 1_000)
     side_by_side(1 if quick else 5, 2_500 if quick else 5_000)
     scaling(1 if quick else 4, 100 if quick else 5_000)
 

@@ -54,7 +54,8 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def normalize_decoder_(self) -> None:
         """Set every decoder direction back to length 1, in place."""
-        self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        norms = torch.linalg.vector_norm(self.W_dec, dim=-1, keepdim=True)
+        self.W_dec.div_(norms.clamp_min(1e-12))
 
 
 class SAELoss(NamedTuple):
