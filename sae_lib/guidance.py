@@ -9,7 +9,7 @@ MADE_IN = {
     "section 4": ("SparseAutoencoder", "SAELoss", "sae_loss"),
     "section 5": (
         *("train_sae", "sae", "history", "x_hat", "feature_acts", "cosine_similarity_matrix"),
-        *("match_features", "n_recovered", "count_recovered", "truth"),
+        *("match_features", "n_recovered", "count_recovered", "truth", "no_penalty"),
     ),
     "section 6": ("cosines", "matches", "chance", "verdict"),
     "section 7": ("strengths", "fired"),

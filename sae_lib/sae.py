@@ -24,7 +24,8 @@ class SparseAutoencoder(nn.Module):
     W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
     Row i of W_dec is the direction that latent i writes. It starts random, with length 1;
     W_enc starts as its transpose, so that at first each latent reads what it writes.
-    Bricken et al. 2023, "Towards Monosemanticity"; Cunningham et al. 2023, section 2.
+    Simplified from Bricken et al. 2023 (who subtract b_dec from x first) and Cunningham et al.
+    2023 (who tie encoder and decoder).
     """
 
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
