@@ -202,13 +202,13 @@ def load_sae(path: str | Path) -> SparseAutoencoder:
     try:
         sae = kind(d_in, d_sae, **json.loads(words["settings"]))
         own = sae.state_dict()
+        for name, tensor in tensors.items():
+            if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+                raise TypeError(f"{name} holds {tensor.dtype} in place of {own[name].dtype}.")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} holds NaN or infinite values.")
         sae.load_state_dict(tensors, assign=True)
     except Exception as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a {words['class']}: {what}") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() != own[name].is_floating_point():
-            raise ValueError(f"{path}: {name} holds {tensor.dtype} in place of {own[name].dtype}.")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinite values.")
     return sae

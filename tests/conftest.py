@@ -44,7 +44,7 @@ def trained() -> Trained:
     Shared by all tests: do not write to it.
     """
     models = [ToyModel(seed=seed) for seed in SEEDS]
-    train_toy_models(models, seeds=SEEDS, n_steps=1_000)
+    train_toy_models(models, seeds=SEEDS)
     features = torch.stack([m.sample_features(20_000, seed=100 + i) for i, m in enumerate(models)])
     with torch.no_grad():
         pools = torch.stack([m.encode(f) for m, f in zip(models, features, strict=True)])
