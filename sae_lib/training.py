@@ -10,7 +10,7 @@ from torch.nn.functional import embedding
 from tqdm import tqdm
 
 from sae_lib.metrics import fires
-from sae_lib.sae import SAELoss, SparseAutoencoder, _settings
+from sae_lib.sae import SAELoss, SparseAutoencoder, settings_of
 from sae_lib.stacking import refuse_plain_tensors, stack_modules, unstack_
 from sae_lib.validation import (
     float_tensor,
@@ -175,7 +175,7 @@ def look_twice(sae: SparseAutoencoder, x: torch.Tensor, price: torch.Tensor) -> 
         loss.sum().backward()
     refuse_plain_tensors(sae)
     gradients = {f"gradient of {n}": p.grad for n, p in sae.named_parameters()}
-    return {"loss": loss.detach(), **gradients, **dict(sae.named_buffers()), **_settings(sae)}
+    return {"loss": loss.detach(), **gradients, **dict(sae.named_buffers()), **settings_of(sae)}
 
 
 def is_entry(i: int, together, alone) -> bool:
