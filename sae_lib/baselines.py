@@ -1,9 +1,12 @@
 """What you would try before an SAE. Each returns unit directions, one a row: (n, d_in)."""
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
 
 from sae_lib.validation import finite_matrix, require_positive_int, require_seed
 
@@ -71,5 +74,7 @@ def sparse_coding_directions(
     learner = MiniBatchDictionaryLearning(
         n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
     )
-    atoms = learner.fit(x / x.std()).components_
+    with warnings.catch_warnings():  # single codes that are not exact do no harm on average
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        atoms = learner.fit(x / x.std()).components_
     return torch.nn.functional.normalize(torch.tensor(atoms, dtype=torch.float32), dim=1)
