@@ -28,6 +28,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
 from experiments.pages import PAGES  # noqa: E402
 from sae_lib import (  # noqa: E402
     FALLING_PRICE,
@@ -174,7 +175,6 @@ def main() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     write_library_in(notebook)
     if not arguments.no_run:
-        os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
         NotebookClient(
             notebook,
             timeout=600,
