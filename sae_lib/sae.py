@@ -117,7 +117,7 @@ class TopKSparseAutoencoder(SparseAutoencoder):
 # --- saving: numbers and a few words of JSON, no code ---------------------------------------
 
 
-def _settings(sae: nn.Module) -> dict:
+def settings_of(sae: nn.Module) -> dict:
     """What a class keeps besides tensors, such as k: {name: value}."""
     return {name: v for name, v in vars(sae).items() if name not in vars(nn.Module())}
 
@@ -139,7 +139,7 @@ def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = Fals
         raise TypeError(f"save_sae saves a SparseAutoencoder, but a {kind.__name__} came.")
     if sae.W_dec.ndim != 2:
         raise ValueError("This is a stack of SAEs; save them one by one.")
-    settings, known = _settings(sae), set(inspect.signature(kind).parameters)
+    settings, known = settings_of(sae), set(inspect.signature(kind).parameters)
     for name, value in settings.items():
         if name not in known or not isinstance(value, (int, float, str, bool, type(None))):
             raise ValueError(

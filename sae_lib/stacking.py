@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sae_lib.sae import _settings
+from sae_lib.sae import settings_of
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -23,13 +23,13 @@ def _signature(module: nn.Module) -> dict:
         **{f"shape of {name}": tuple(t.shape) for name, t in _tensors(module).items()},
         **{f"dtype of {name}": t.dtype for name, t in _tensors(module).items()},
         **{f"frozen state of {name}": t.requires_grad for name, t in _tensors(module).items()},
-        **_settings(module),
+        **settings_of(module),
     }
 
 
 def refuse_plain_tensors(module: nn.Module) -> None:
     """Raise if the module keeps a tensor or an array that is neither parameter nor buffer."""
-    for name, value in _settings(module).items():
+    for name, value in settings_of(module).items():
         if isinstance(value, (torch.Tensor, np.ndarray)):
             kind = type(module).__name__
             raise TypeError(f"`{name}` of {kind} is a plain tensor; make it a buffer to stack it.")
@@ -76,4 +76,4 @@ def unstack_(stack: nn.Module, modules: Sequence[nn.Module]) -> None:
     for i, module in enumerate(modules):
         for name, tensor in _tensors(module).items():
             tensor.copy_(getattr(stack, name)[i].view_as(tensor))
-        vars(module).update(copy.deepcopy(_settings(stack)))
+        vars(module).update(copy.deepcopy(settings_of(stack)))
