@@ -67,6 +67,13 @@ def test_matching_does_not_let_one_latent_serve_two_features():
     assert matches.cosine == pytest.approx([0.7, 0.8])
 
 
+def test_matching_adds_up_cosines_and_not_angles():
+    cosines = torch.tensor([[0.99, 0.8], [0.8, 0.5]])
+    assert match_features(cosines).latent.tolist() == [1, 0]  # 0.8 + 0.8 > 0.99 + 0.5
+    angles = cosines.arccos()
+    assert angles[0, 1] + angles[1, 0] > angles[0, 0] + angles[1, 1]
+
+
 def test_matching_is_signed_so_an_opposite_direction_is_no_match():
     matches = match_features(torch.tensor([[-1.0], [0.2]]))
     assert (matches.latent.item(), matches.cosine.item()) == (1, pytest.approx(0.2))

@@ -206,15 +206,22 @@ def test_saving_replaces_a_file_only_when_told_to(tmp_path):
     assert load_sae(path).W_dec.shape == (20, 5)
 
 
+@pytest.mark.parametrize("when", ["writing", "reading back", "replacing"])
 @pytest.mark.parametrize("crash", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_crash_while_overwriting_spoils_nothing(crash, tmp_path, monkeypatch):
-    def write_half(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
+def test_a_crash_while_overwriting_spoils_nothing(crash, when, tmp_path, monkeypatch):
+    def crashing(*arguments, **options):
+        if when == "writing":
+            Path(arguments[1]).write_bytes(b"half")
         raise crash
 
+    owner, name = {
+        "writing": (sae_lib.sae, "save_file"),
+        "reading back": (sae_lib.sae, "load_sae"),
+        "replacing": (Path, "replace"),
+    }[when]
     path = tmp_path / "sae.safetensors"
     path.write_text("years of work")
-    monkeypatch.setattr(sae_lib.sae, "save_file", write_half)
+    monkeypatch.setattr(owner, name, crashing)
     with pytest.raises(type(crash)):
         save_sae(SparseAutoencoder(5, 20), path, overwrite=True)
     assert path.read_text() == "years of work"

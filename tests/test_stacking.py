@@ -209,6 +209,12 @@ def test_what_a_stack_would_mix_up_is_refused_by_name(what):
             assert {n for n in vars(sae)} == {n for n in vars(old)}
 
 
+def test_twins_that_see_the_same_data_do_not_hide_that_they_would_be_mixed_up():
+    twins = [FlatBatchTopK(5, 20, k=2) for _ in range(2)]
+    with pytest.raises(ValueError, match="FlatBatchTopK has another loss"):
+        train_saes(twins, POOLS[0], l1_coefficient=[0, 0.1], n_steps=2)
+
+
 @pytest.mark.parametrize("kind", [FlatBatchTopK, FloatMean, FirstAxis])
 def test_what_a_stack_refuses_trains_alone(kind):
     sae = kind(5, 20, **({"k": 2} if kind is FlatBatchTopK else {}))

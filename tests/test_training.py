@@ -278,9 +278,13 @@ def test_an_edited_loss_is_the_one_that_trains():
 
 
 @both
-def test_a_run_that_diverges_says_so(train):
+@pytest.mark.parametrize("frozen", [[], ["W_dec", "b_dec"]], ids=["all", "encoder only"])
+def test_a_run_that_diverges_says_so(train, frozen):
+    sae = SparseAutoencoder(5, 20)
+    for name in frozen:
+        getattr(sae, name).requires_grad_(False)
     with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
-        train(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
+        train(sae, POOL, lr=1e30, n_steps=30)
 
 
 def test_of_a_stack_one_run_that_diverges_is_enough_to_say_so():
