@@ -70,21 +70,25 @@ TABLES = {
         ("n_features", "l1"),
         {
             f"{what}, {name}": mean(f"{what}, {name}", 4 if what == "loss" else 2)
-            for name in ("trained", "truth")
-            for what in ("loss", "L0", "FVU")
+            for name in ("trained", "truth", "from the truth")
+            for what in ("found", "loss", "L0", "FVU")
         },
     ),
     "widths": (("d_sae",), EASY | ROLES | QUALITY),
     "trap": (("what",), EASY | ROLES),
     "twins": (("d_sae", "l1"), EASY | ROLES | QUALITY),
+    "loudness": (("d_sae", "encoder at the start times"), EASY | ROLES),
     "implied": (
-        ("values", "setting"),
+        ("values", "share with B", "setting"),
         EASY
         | {name: mean(name) for name in COSINES}
-        | {name: mean(name) for name in ("A's fires, B on", "A's fires, A alone", "agreement")},
+        | {
+            name: mean(name)
+            for name in ("A's fires, only A", "A's fires, only A and B", "agreement")
+        },
     ),
     "family": (
-        ("values", "d_sae", "setting"),
+        ("children", "d_sae", "setting"),
         EASY | {f"cos {t}": mean(f"best cos with {t}") for t in FAMILY},
     ),
     "rivals": (
@@ -115,7 +119,7 @@ TABLES = {
         ("d_sae", "l1", "frozen"),
         EASY
         | {"mean cosine": mean("mean_cosine"), "FVU": small("fvu"), "L0": mean("l0", 1)}
-        | {name: mean(name) for name in ("precision", "recall", "f1")},
+        | {name: mean(name) for name in ("f1", "best_f1")},
     ),
     "flattery": (
         ("base_model",),

@@ -85,7 +85,9 @@ def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
 
 @pytest.mark.slow
 def test_b_leans_towards_a_again():
-    new = dependent.implied_row("uniform", "λ = 0.03", 300)
-    old = stored_row("implied", values="uniform", setting="λ = 0.03", base_model=300)
+    case = {"values": "uniform", "share": 0.5, "setting": "λ = 0.03", "seed": 302}
+    new = dependent.implied_row(**case)
+    stored = {"values": "uniform", "share with B": 0.5, "setting": "λ = 0.03", "base_model": 302}
+    old = stored_row("implied", **stored)
     for name in ("cos(B's, B)", "cos(B's, A+B)"):
         assert close(new[name], old[name], 0.02)
