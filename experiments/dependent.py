@@ -70,20 +70,20 @@ def on_and_activations(model: ToyModel, n: int, seed: int, values: str) -> tuple
     return features > 0, model.encode(features)
 
 
-@torch.no_grad()
 def implied_row(values: str, share: float, setting: str, seed: int) -> dict:
     """Where the latents of A and B point, and when A's fires: one setting, one base model."""
     model = base_models(10, 5, 0.9, KINDS[share])[seed]
     pool = on_and_activations(model, 50_000, seed, values)[1]
     is_on, x = on_and_activations(model, 10_000, seed + 1_000, values)
     a, b = normalize(model.feature_directions[:2], dim=1)
-    with torch.enable_grad():
-        saes = train(pool, 20, **SETTINGS[setting])
+    saes = train(pool, 20, **SETTINGS[setting])
     row = {"values": values, "share with B": share, "setting": setting, "base_model": seed}
     row |= scores(saes, model, x)
     owners = [matched(sae, model).latent for sae in saes]
     for i, feature in enumerate("AB"):
-        rows = torch.stack([sae.W_dec[owner[i]] for sae, owner in zip(saes, owners, strict=True)])
+        rows = torch.stack(
+            [sae.W_dec.detach()[owner[i]] for sae, owner in zip(saes, owners, strict=True)]
+        )
         for target, direction in {"A": a, "B": b, "A+B": a + b}.items():
             cosines = cosine_similarity_matrix(rows, direction[None])
             row[f"cos({feature}'s, {target})"] = rounded(cosines[:, 0])
@@ -96,7 +96,8 @@ def implied_row(values: str, share: float, setting: str, seed: int) -> dict:
         "only A": alone & ~is_on[:, 1],
         "only A and B": alone & is_on[:, 1],
     }.items():
-        fired = [fires(s.encode(x[which]))[:, o[0]] for s, o in zip(saes, owners, strict=True)]
+        acts = [sae.encode(x[which]).detach() for sae in saes]
+        fired = [fires(h)[:, owner[0]] for h, owner in zip(acts, owners, strict=True)]
         row[f"A's fires, {name}"] = rounded(f.float().mean() for f in fired)
     return row
 

@@ -210,7 +210,7 @@ def flattery() -> tuple[dict, list]:
         row = {
             "base_model": seed,
             "rows": len(half),
-            "mean best |cos|": round(best.mean().item(), 3),
+            "mean best absolute cosine": round(best.mean().item(), 3),
         }
         rows.append(row | {"recovered": n_recovered(half, truth)})
     return {"sparsity": 0.9}, rows

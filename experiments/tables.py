@@ -1,5 +1,6 @@
 """Print the tables of the stored results: `python -m experiments.tables [name ...]`. A second.
 
+`python -m experiments.tables > experiments/tables.md` keeps them readable without Python.
 Every number is over all SAE seeds of all base models (the column n), unless it says otherwise.
 """
 
@@ -123,7 +124,7 @@ TABLES = {
     ),
     "flattery": (
         ("base_model",),
-        {name: mean(name, 3) for name in ("rows", "mean best |cos|", "recovered")},
+        {name: mean(name, 3) for name in ("rows", "mean best absolute cosine", "recovered")},
     ),
 }
 
@@ -156,6 +157,10 @@ def has_data(make: Callable, group: dict) -> bool:
     return True
 
 
+def report(names: list[str]) -> str:
+    parts = [f"## {name}\n\nSettings: {load(name)['settings']}\n\n{table(name)}" for name in names]
+    return "\n\n".join(parts)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [name for name in TABLES if (DATA / f"{name}.json").exists()]:
-        print(f"\n{name}: {load(name)['settings']}\n\n{table(name)}")
+    print(report(sys.argv[1:] or [n for n in TABLES if (DATA / f"{n}.json").exists()]))

@@ -7,7 +7,7 @@ import pytest
 from experiments import crowded, dependent, easy
 from experiments.common import DATA, load
 from experiments.run import EXPERIMENTS
-from experiments.tables import TABLES, pooled, table
+from experiments.tables import TABLES, pooled, report, table
 
 NAMES = sorted(EXPERIMENTS)
 
@@ -42,6 +42,11 @@ def test_tables_print_a_cell_for_every_heading(name):
     lines = table(name).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
+
+
+def test_the_kept_tables_are_those_of_the_stored_results():
+    kept = (DATA.parent / "tables.md").read_text(encoding="utf-8")
+    assert kept == report(list(TABLES)) + "\n"
 
 
 def test_a_file_without_nan_can_be_read_by_any_json_reader():
