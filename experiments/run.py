@@ -1,6 +1,6 @@
 """Run experiments again, and write their results to experiments/data/.
 
-    python -m experiments.run map widths      these; all of them take 40 minutes of CPU
+    python -m experiments.run map widths      these; all of them take 40 minutes
     python -m experiments.tables              print the tables of what is stored, in a second
 
 Seconds on one thread of a two-core server CPU:
@@ -15,7 +15,7 @@ Seconds on one thread of a two-core server CPU:
     implied    B is on only when A is: absorption, composition                    150
     family     a parent with two children: splitting                               60
     reading    which features are on: F1 of encoders and of sparse coding         240
-    rivals     sparse coding, k-means, ICA                                        300
+    rivals     sparse coding, k-means, ICA                                        280
     encoding   time to encode a million inputs                                      5
     linear     no ReLU                                                             70
     frozen     a random decoder that is never trained                              80
