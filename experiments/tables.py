@@ -1,5 +1,6 @@
 """Print the tables of the stored results: `python -m experiments.tables [name ...]`. A second.
 
+`python -m experiments.tables > experiments/tables.md` keeps them readable without Python.
 Every number is over all SAE seeds of all base models (the column n), unless it says otherwise.
 """
 
@@ -70,21 +71,25 @@ TABLES = {
         ("n_features", "l1"),
         {
             f"{what}, {name}": mean(f"{what}, {name}", 4 if what == "loss" else 2)
-            for name in ("trained", "truth")
-            for what in ("loss", "L0", "FVU")
+            for name in ("trained", "truth", "from the truth")
+            for what in ("found", "loss", "L0", "FVU")
         },
     ),
     "widths": (("d_sae",), EASY | ROLES | QUALITY),
     "trap": (("what",), EASY | ROLES),
     "twins": (("d_sae", "l1"), EASY | ROLES | QUALITY),
+    "loudness": (("d_sae", "encoder at the start times"), EASY | ROLES),
     "implied": (
-        ("values", "setting"),
+        ("values", "share with B", "setting"),
         EASY
         | {name: mean(name) for name in COSINES}
-        | {name: mean(name) for name in ("A's fires, B on", "A's fires, A alone", "agreement")},
+        | {
+            name: mean(name)
+            for name in ("A's fires, only A", "A's fires, only A and B", "agreement")
+        },
     ),
     "family": (
-        ("values", "d_sae", "setting"),
+        ("children", "d_sae", "setting"),
         EASY | {f"cos {t}": mean(f"best cos with {t}") for t in FAMILY},
     ),
     "rivals": (
@@ -115,11 +120,11 @@ TABLES = {
         ("d_sae", "l1", "frozen"),
         EASY
         | {"mean cosine": mean("mean_cosine"), "FVU": small("fvu"), "L0": mean("l0", 1)}
-        | {name: mean(name) for name in ("precision", "recall", "f1")},
+        | {name: mean(name) for name in ("f1", "best_f1")},
     ),
     "flattery": (
         ("base_model",),
-        {name: mean(name, 3) for name in ("rows", "mean best |cos|", "recovered")},
+        {name: mean(name, 3) for name in ("rows", "mean best absolute cosine", "recovered")},
     ),
 }
 
@@ -152,6 +157,10 @@ def has_data(make: Callable, group: dict) -> bool:
     return True
 
 
+def report(names: list[str]) -> str:
+    parts = [f"## {name}\n\nSettings: {load(name)['settings']}\n\n{table(name)}" for name in names]
+    return "\n\n".join(parts)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [name for name in TABLES if (DATA / f"{name}.json").exists()]:
-        print(f"\n{name}: {load(name)['settings']}\n\n{table(name)}")
+    print(report(sys.argv[1:] or [n for n in TABLES if (DATA / f"{n}.json").exists()]))

@@ -7,7 +7,7 @@ import pytest
 from experiments import crowded, dependent, easy
 from experiments.common import DATA, load
 from experiments.run import EXPERIMENTS
-from experiments.tables import TABLES, pooled, table
+from experiments.tables import TABLES, pooled, report, table
 
 NAMES = sorted(EXPERIMENTS)
 
@@ -42,6 +42,11 @@ def test_tables_print_a_cell_for_every_heading(name):
     lines = table(name).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) > 2
+
+
+def test_the_kept_tables_are_those_of_the_stored_results():
+    kept = (DATA.parent / "tables.md").read_text(encoding="utf-8")
+    assert kept == report(list(TABLES)) + "\n"
 
 
 def test_a_file_without_nan_can_be_read_by_any_json_reader():
@@ -85,7 +90,9 @@ def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
 
 @pytest.mark.slow
 def test_b_leans_towards_a_again():
-    new = dependent.implied_row("uniform", "λ = 0.03", 300)
-    old = stored_row("implied", values="uniform", setting="λ = 0.03", base_model=300)
+    case = {"values": "uniform", "share": 0.5, "setting": "λ = 0.03", "seed": 302}
+    new = dependent.implied_row(**case)
+    stored = {"values": "uniform", "share with B": 0.5, "setting": "λ = 0.03", "base_model": 302}
+    old = stored_row("implied", **stored)
     for name in ("cos(B's, B)", "cos(B's, A+B)"):
         assert close(new[name], old[name], 0.02)
