@@ -39,7 +39,7 @@ def export_to_saelens(
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None},
     }
-    if isinstance(sae, TopKSparseAutoencoder):
+    if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
         config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
     folder = _folder_to_write(folder, overwrite)
@@ -79,7 +79,8 @@ def load_from_saelens(folder: str | Path) -> SparseAutoencoder:
             weights["W_enc"] *= norms
             weights["b_enc"] *= norms
             weights["W_dec"] /= norms.clamp_min(1e-12)[:, None]
-    sae.to(weights["W_dec"].dtype).load_state_dict(weights)
+    sae.load_state_dict(weights, assign=True)
+    _require_known_formula(sae)
     return sae
 
 
@@ -102,7 +103,7 @@ def export_to_dictionary_learning(
         "encoder.bias": _shifted_b_enc(weights, +1),
         "decoder.weight": weights["W_dec"].T.contiguous(),
     }
-    if isinstance(sae, TopKSparseAutoencoder):
+    if hasattr(sae, "k"):
         trainer |= {"dict_class": "AutoEncoderTopK", "k": int(sae.k)}
         state["b_dec"] = weights["b_dec"]
         state["k"] = torch.tensor(int(sae.k), dtype=torch.int)
@@ -152,15 +153,32 @@ def _shifted_b_enc(weights: dict[str, torch.Tensor], sign: int) -> torch.Tensor:
 
 
 def _weights_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
-    """The four weights, on the CPU. Raise unless `sae` is one of ours that can be carried."""
-    if type(sae) not in (SparseAutoencoder, TopKSparseAutoencoder):
+    """The four weights, on the CPU. Raise unless they are all that `sae` is."""
+    kind = type(sae).__name__  # by its name: in the notebook the class may have been run again
+    if kind not in ("SparseAutoencoder", "TopKSparseAutoencoder"):
         raise TypeError(
             "Only a SparseAutoencoder or a TopKSparseAutoencoder can be handed over, "
-            f"but a {type(sae).__name__} came."
+            f"but a {kind} came."
         )
     weights = {name: w.detach().cpu().contiguous() for name, w in sae.state_dict().items()}
-    _require_portable(weights, f"This {type(sae).__name__}")
+    _require_portable(weights, f"This {kind}")
+    _require_known_formula(sae)
     return weights
+
+
+@torch.no_grad()
+def _require_known_formula(sae: SparseAutoencoder) -> None:
+    """Raise if `sae` is of an edited class, tried on 16 random inputs: weights carry no code."""
+    x = torch.randn(16, len(sae.W_enc), generator=torch.Generator().manual_seed(0)).to(sae.W_enc)
+    latent_acts = torch.relu(x @ sae.W_enc + sae.b_enc)
+    if hasattr(sae, "k"):
+        strongest = latent_acts.topk(sae.k)
+        latent_acts = torch.zeros_like(latent_acts).scatter(1, strongest.indices, strongest.values)
+    if not torch.allclose(sae(x)[0], latent_acts @ sae.W_dec + sae.b_dec, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
+            "its k strongest, and h W_dec + b_dec; its weights alone would not carry that."
+        )
 
 
 def _require_portable(weights: dict[str, torch.Tensor], source: str) -> None:

@@ -185,6 +185,22 @@ class JumpReLU(SparseAutoencoder):
     pass
 
 
+def edited(change):
+    """Of the same name and weights, as when the notebook's class was edited and run again."""
+    parent = TopKSparseAutoencoder if change == "no k" else SparseAutoencoder
+
+    class Edited(parent):
+        def encode(self, x):
+            if change == "no ReLU":
+                return x @ self.W_enc + self.b_enc
+            if change == "b_dec first":
+                return super().encode(x - self.b_dec)
+            return SparseAutoencoder.encode(self, x) if change == "no k" else super().encode(x)
+
+    Edited.__name__ = parent.__name__
+    return in_general_position(Edited(5, 20, **({"k": 3} if change == "no k" else {})))
+
+
 def stack_of_two():
     sae = SparseAutoencoder(5, 20)
     for name, weight in list(sae.named_parameters()):
@@ -213,17 +229,44 @@ def half_the_bias():
         (JumpReLU(5, 20), TypeError, "Only a SparseAutoencoder or a TopKSparse.*a JumpReLU came"),
         (SparseAutoencoder(5, 20).state_dict(), TypeError, "but a OrderedDict came"),
         (None, TypeError, "but a NoneType came"),
+        (edited("no ReLU"), ValueError, "This SparseAutoencoder computes something else"),
+        (edited("b_dec first"), ValueError, "This SparseAutoencoder computes something else"),
+        (edited("no k"), ValueError, "This TopKSparseAutoencoder computes something else"),
         (stack_of_two(), ValueError, r"is not one SAE: W_dec has shape \(2, 20, 5\)"),
         (with_one(float("nan"), "b_enc"), ValueError, "NaN or infinite values in b_enc"),
         (with_one(float("-inf"), "W_dec"), ValueError, "NaN or infinite values in W_dec"),
         (half_the_bias(), ValueError, r"holds \['float16', 'float32'\]; one of"),
     ],
-    ids=["a variant", "a dict", "nothing", "a stack", "nan", "inf", "two dtypes"],
+    ids=[
+        "a variant",
+        "a dict",
+        "nothing",
+        "no ReLU",
+        "b_dec first",
+        "no k",
+        "a stack",
+        "nan",
+        "inf",
+        "two dtypes",
+    ],
 )
 def test_what_cannot_be_carried_is_refused_by_name(export, sae, error, message, tmp_path):
     with pytest.raises(error, match=message):
         export(sae, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_a_class_that_was_run_again_unchanged_is_carried(export, tmp_path):
+    export(edited("nothing"), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_is_loaded_into_an_edited_class(monkeypatch, tmp_path):
+    monkeypatch.setattr(handover, "SparseAutoencoder", type(edited("no ReLU")))
+    weights = in_general_position(SparseAutoencoder(5, 20)).state_dict()
+    with pytest.raises(ValueError, match="This SparseAutoencoder computes something else"):
+        load_from_saelens(write(tmp_path, SAELENS_TRAINED | {"architecture": "standard"}, weights))
 
 
 @pytest.mark.parametrize("export", EXPORTS)

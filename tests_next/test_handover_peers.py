@@ -3,14 +3,11 @@
     python3 -m venv .venv-next && .venv-next/bin/pip install -r requirements-next.txt
     .venv-next/bin/pytest tests_next/test_handover_peers.py
 
-dictionary_learning needs an environment of its own, that of benchmarks/requirements.txt: it
-brings a torchvision that does not fit every torch, and then transformers does not import.
+dictionary_learning is tried in the environment of benchmarks/requirements.txt (with pytest),
+as it brings a torchvision that does not fit every torch; conftest.py says more.
 """
 
 import json
-import sys
-
-sys.modules.setdefault("torchvision", None)  # not needed here, and see above
 
 import pytest
 import torch
