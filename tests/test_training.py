@@ -275,7 +275,7 @@ def test_an_edited_loss_is_the_one_that_trains():
 
 @both
 def test_a_run_that_diverges_says_so(train):
-    with pytest.raises(FloatingPointError, match="ran away .* try a smaller lr"):
+    with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
         train(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
 
 

@@ -7,6 +7,7 @@ What is generated, by the metadata of a cell:
 "sae_lib": ["sae.sae_loss", ...]       shows those objects' source, and lets the library use them
 "sae_lib_embed": true                  carries the whole package, so that the notebook is enough
 "sae_lib_figure": "draw_sae"           that diagram of sae_lib/lesson/figures.py
+"experiment": "map"                    that table or figure of experiments/pages.py
 Also sae_lib/lesson/names.py, the table of which section makes which name.
 """
 
@@ -26,6 +27,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from experiments.pages import PAGES  # noqa: E402
 from sae_lib import plots  # noqa: E402
 from sae_lib.lesson import figures  # noqa: E402
 
@@ -114,6 +116,8 @@ def write_library_in(notebook: nbformat.NotebookNode) -> None:
         if "sae_lib_figure" in cell.metadata:
             draw = getattr(figures, cell.metadata["sae_lib_figure"])
             cell.source = f"![{draw.__doc__}]({figures.data_uri(draw())})"
+        if "experiment" in cell.metadata:
+            cell.source = PAGES[cell.metadata["experiment"]]()
     NAMES.write_text(names_module(made_in(notebook)), encoding="utf-8")
     for cell in notebook.cells:
         if cell.metadata.get("sae_lib_embed"):
