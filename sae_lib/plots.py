@@ -1,17 +1,12 @@
 """Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
-from PIL import Image
+from matplotlib.patches import Rectangle
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
 DIVERGING = "RdBu_r"  # colour-blind safe, white at zero
@@ -31,62 +26,11 @@ STYLE = {
 }
 
 
-def _png(fig: Figure) -> bytes:
-    """The figure as a PNG with a palette of its own: a third of the usual size."""
-    raw, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format="png", facecolor="white")
-    plt.close(fig)
-    picture = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    picture.save(small, format="png", optimize=True)
-    return small.getvalue()
-
-
-def data_uri(fig: Figure) -> str:
-    """The figure as an address that holds the picture itself. Closes the figure."""
-    return "data:image/png;base64," + base64.b64encode(_png(fig)).decode()
-
-
-def _img(fig: Figure, alt: str, style: str = "") -> str:
-    style = f"max-width:100%;max-height:90vh;{style}"
-    return f'<img alt="{html.escape(alt)}" style="{style}" src="{data_uri(fig)}">'
-
-
-class _WithText(HTML):
-    """HTML whose plain-text form is the description, for readers without pictures."""
-
-    def __init__(self, data: str, text: str):
-        super().__init__(data)
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def show(fig: Figure | Axes, alt: str) -> None:
-    """Display a figure with an alternative text (which front ends drop from plain PNGs)."""
-    fig = fig.figure if isinstance(fig, Axes) else fig
-    display(_WithText(_img(fig, alt), f"[figure] {alt}"))
-
-
-def player(figures: Sequence[Figure], alts: Sequence[str], label: str, start: int = 0) -> None:
-    """Display figures behind a slider. Where scripts do not run, frame `start` stays as a still.
-
-    Everything is in the output itself: no widget, no network, no state in the file.
-    """
-    frames = "".join(
-        _img(fig, alt, "" if i == start else "display:none;")
-        for i, (fig, alt) in enumerate(zip(figures, alts, strict=True))
-    )
-    flip = (
-        "[...this.closest('div').querySelectorAll('img')]"
-        ".forEach((frame, i) => frame.style.display = i == this.value ? '' : 'none')"
-    )
-    slider = (
-        f'<label>{html.escape(label)} <input type="range" min="0" max="{len(alts) - 1}" '
-        f'value="{start}" style="width:60%;vertical-align:middle" oninput="{flip}"></label>'
-    )
-    text = f"[slider: {label}] {alts[start]}"
-    display(_WithText(f'<div class="sae-player">{slider}<br>{frames}</div>', text))
+def _cell_text(value: float, one: float) -> str:
+    """A cosine in at most four signs; 1 from `one` up, so that a 1 is what counts as found."""
+    if abs(value) >= one:
+        return "1" if value > 0 else "−1"
+    return f"{value:.2f}".replace("0.", ".").replace("-", "−")
 
 
 def plot_matrix(
@@ -99,12 +43,13 @@ def plot_matrix(
     yticks: Sequence | None = None,
     marked: Sequence[tuple[int, int]] = (),
     numbers: float = 2.0,
+    one: float = 0.99,
     colorbar: str = "",
 ) -> Axes:
     """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (red).
 
     marked: (row, column) cells to frame. numbers: write the value in cells at least this far
-    from 0 (so, by default, in none).
+    from 0 (so, by default, in none); from `one` on it is written as 1.
     """
     matrix = np.asarray(matrix)
     rows, columns = matrix.shape
@@ -121,8 +66,8 @@ def plot_matrix(
     for (row, column), value in np.ndenumerate(matrix):
         if abs(value) >= numbers:
             colour = "white" if abs(value) > 0.6 else "black"
-            text = f"{value:+.1f}".replace("+1.0", "1").replace("-1.0", "−1")
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+            text = _cell_text(value, one)
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
     return ax
@@ -148,16 +93,20 @@ def mark_groups(ax: Axes, groups: dict[str, Sequence[int]]) -> Axes:
 
 
 def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
-    """Matched cosines of random dictionaries (a histogram) and of the SAE (lines)."""
+    """Worst and mean matched cosine of random dictionaries (histograms), and of the SAE (lines).
+
+    chance (n_draws, n_features); cosines (n_features,).
+    """
     ax = ax or plt.subplots(figsize=(8, 3.4))[1]
-    ax.hist(np.ravel(chance), bins=np.linspace(0.1, 1.0, 46), color=GREY)
-    for i, cosine in enumerate(cosines):
-        label = "the SAE's features" if i == 0 else None
-        ax.axvline(cosine, color=ORANGE, linewidth=2, label=label)
-    ax.axvline(np.mean(chance), color="black", linestyle=":", label="mean of chance")
-    ax.set(xlabel="cosine with the matched direction", ylabel="random directions", yticks=[])
-    ax.set_title("Chance reaches high cosines, but never ten times 0.99")
-    ax.legend(loc="upper left")
+    bins = np.linspace(0, 1, 51)
+    for values, colour, hatch, name in (
+        (chance.min(axis=1), GREY, "", "random: the worst of a dictionary"),
+        (chance.mean(axis=1), "#9ecae1", "//", "random: its mean"),
+    ):
+        ax.hist(values, bins=bins, color=colour, hatch=hatch, edgecolor="white", label=name)
+    ax.axvline(np.min(cosines), color=ORANGE, linewidth=3, label="the SAE: the worst")
+    ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
+    ax.legend(loc="upper left", fontsize=11)
     return ax
 
 
@@ -178,80 +127,90 @@ def plot_training(
     true_l0: float,
     oracle_loss: float,
 ) -> Figure:
-    """Loss, L0 and recovery on one step axis (logarithmic; step 0 is drawn at 1)."""
+    """Loss, L0 and recovery on one axis of training batches (logarithmic, the first at 1).
+
+    Three axes without titles, top to bottom: what they show is for the caller to say.
+    """
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8.4), sharex=True)
-    step = np.maximum(np.asarray(history.step), 1)
-    top.plot(step, np.asarray(history.reconstruction), color=BLUE, label="reconstruction error")
-    top.plot(step, np.asarray(history.l1), color=ORANGE, linestyle="--", label="λ · L1")
-    top.axhline(oracle_loss, color="black", linewidth=1.2, linestyle=":")
-    top.text(1, oracle_loss * 0.2, "total loss of the true dictionary", fontsize=11, va="top")
-    top.set(yscale="log", ylabel="loss (log scale)", title="The error is gone early …")
-    top.legend(loc="upper right")
-    middle.plot(step, np.asarray(history.l0), color=PURPLE)
-    middle.axhline(true_l0, color="black", linewidth=1.2, linestyle=":")
-    middle.text(1, true_l0 + 0.15, "features really on per input", fontsize=11)
-    middle.set(ylabel="L0", ylim=(0, None), title="… the code gets sparser for much longer …")
-    bottom.plot(step, n_recovered, color=GREEN, drawstyle="steps-post")
+    batch = np.asarray(history.step) + 1
+    error, price = np.asarray(history.reconstruction), np.asarray(history.sparsity)
+    top.plot(batch, error + price, color="black", label="total loss")
+    top.plot(batch, error, color=BLUE, linestyle="--", label="reconstruction error")
+    top.plot(batch, price, color=ORANGE, linestyle="-.", label="λ · L1")
+    top.axhline(oracle_loss, color=GREY, linestyle=":", label="total loss of the true dictionary")
+    top.set(yscale="log", ylabel="loss (log scale)")
+    top.legend(loc="upper right", fontsize=11)
+    middle.plot(batch, np.asarray(history.l0), color=PURPLE, label="latents that fire")
+    middle.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
+    middle.set(ylabel="per input (L0)", ylim=(0, None))
+    middle.legend(loc="upper right", fontsize=11)
+    bottom.plot(batch, n_recovered, color=GREEN, drawstyle="steps-post")
     bottom.set(
         xscale="log",
         ylim=(-0.3, n_features + 0.6),
-        xlabel="training step (log scale)",
+        xlabel="training batch (log scale)",
         ylabel=f"recovered of {n_features}",
-        title="… and only then are the features found",
     )
     return fig
 
 
-def plot_directions(feature_directions, latent_directions, names: Sequence[str]) -> Figure:
-    """Each feature's direction beside its latent's, one coordinate a column.
+def plot_directions(directions: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Sets of directions side by side, a panel each direction, one coordinate a column.
 
-    Both (n, d). Coordinates have no order, so no line joins them.
+    directions: up to three sets (n, d), such as {"true": …, "learned": …}; names: one a panel.
+    Coordinates have no order, so no line joins them.
     """
-    truth, found = np.asarray(feature_directions), np.asarray(latent_directions)
-    columns = 5
-    rows = -(-len(truth) // columns)
+    marks = (
+        {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": BLUE},
+        {"marker": "x", "markersize": 7, "markeredgewidth": 2, "color": ORANGE},
+        {"marker": "_", "markersize": 9, "markeredgewidth": 2, "color": GREY},
+    )
+    columns, rows = 5, -(-len(names) // 5)
     fig, axes = plt.subplots(
         rows, columns, figsize=(8, 0.5 + 2.1 * rows), sharex=True, sharey=True, squeeze=False
     )
-    for ax in axes.flat[len(truth) :]:
+    for ax in axes.flat[len(names) :]:
         ax.remove()
-    x = np.arange(truth.shape[1])
-    for ax, t, f, name in zip(axes.flat, truth, found, names, strict=False):
+    for i, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
         ax.axhline(0, color=GREY, linewidth=0.8)
-        ax.plot(
-            x, t, "o", markersize=11, markerfacecolor="none", markeredgecolor=BLUE, label="true"
-        )
-        ax.plot(x, f, "x", markersize=7, markeredgewidth=2, color=ORANGE, label="learned")
+        for (label, rows_), mark in zip(directions.items(), marks, strict=False):
+            ax.plot(np.asarray(rows_)[i], linestyle="", label=label, **mark)
         ax.set_title(name, fontsize=10, fontweight="normal")
-        ax.set(xticks=x, ylim=(-1.15, 1.15))
+        ax.set(ylim=(-1.15, 1.15), xticks=range(np.shape(rows_)[1]))
     fig.supxlabel("hidden coordinate", fontsize=12)
     fig.supylabel("value", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper right", ncols=2)
+    fig.legend(handles, labels, loc="outside upper right", ncols=3)
     return fig
 
 
-def plot_firing(features, feature_acts, ax: Axes | None = None, *, title: str = "") -> Axes:
-    """One feature's value against its latent's activation, a dot an input: both (n,)."""
+def plot_firing(strengths, latent_acts, partner_on, ax: Axes | None = None) -> Axes:
+    """A feature's strength against its latent's activation, a dot an input: all (n,).
+
+    partner_on: bool, the inputs that hold the opposite feature too; drawn in another mark.
+    """
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
-    ax.plot(
-        np.asarray(features), np.asarray(feature_acts), ".", color=BLUE, alpha=0.35, markersize=5
-    )
-    ax.set(xlabel="feature value (0 = off)", ylabel="latent's activation", title=title)
+    strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
+    partner_on = np.asarray(partner_on)
+    for shown, mark, colour, label in (
+        (~partner_on, ".", BLUE, "opposite feature off"),
+        (partner_on, "x", ORANGE, "opposite feature on too"),
+    ):
+        ax.plot(strengths[shown], latent_acts[shown], mark, color=colour, alpha=0.6, label=label)
+    ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latent")
+    ax.legend(loc="upper left", fontsize=11)
     return ax
 
 
-def plot_seeds(cosines, threshold: float, ax: Axes | None = None) -> Axes:
-    """Every feature of every seed: cosines (n_seeds, n_features), one column of dots a seed."""
-    ax = ax or plt.subplots(figsize=(8, 3.2))[1]
-    cosines = np.asarray(cosines)
-    ax.plot(np.arange(len(cosines)), cosines, ".", color=BLUE, alpha=0.6)
-    ax.axhline(threshold, color=ORANGE, linestyle="--", linewidth=1.5)
-    low = min(cosines.min(), 2 * threshold - 1)
-    ax.set(
-        xlabel="seed", ylabel="matched cosine", ylim=(low - 0.1 * (1 - low), 1 + 0.1 * (1 - low))
-    )
+def plot_recovery(steps, counts, n_features: int, ax: Axes | None = None) -> Axes:
+    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged)."""
+    ax = ax or plt.subplots(figsize=(8, 3.6))[1]
+    batch, counts = np.asarray(steps) + 1, np.asarray(counts)
+    ax.plot(batch, counts.T, color=BLUE, alpha=0.15, linewidth=1)
+    ax.plot(batch, counts.mean(axis=0), color=BLUE, linewidth=3, label=f"mean of {len(counts)}")
+    ax.set(xscale="log", xlabel="training batch (log scale)", ylim=(-0.3, n_features + 0.6))
+    ax.set(ylabel=f"recovered of {n_features}")
     return ax
 
 
@@ -262,7 +221,8 @@ def plot_bars(values: dict[str, Sequence[float]], total: int, ax: Axes | None = 
         mean = np.mean(counts)
         ax.barh(row, mean, color="#9ecae1", height=0.6)
         ax.plot(counts, np.full(len(counts), row), "o", color=BLUE, markersize=5, alpha=0.6)
-        ax.text(total * 1.03, row, f"{mean:.1f}", va="center")
+        text = f"{mean:.1f}".removesuffix(".0")
+        ax.text(total * 1.03, row, text, va="center")
     ax.set_yticks(range(len(values)), list(values))
     ax.set(xlim=(0, total * 1.12), xlabel=f"features recovered (of {total})")
     ax.invert_yaxis()
@@ -290,8 +250,8 @@ def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None)
     ax = ax or plt.subplots(figsize=(8, 1.3 + 0.55 * len(values)))[1]
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        weight = "bold" if value == 1 else "normal"
-        ax.text(column, row, f"{value:.0%}", ha="center", va="center", fontweight=weight)
+        colour = "white" if value > 0.75 else "black"
+        ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
     ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
     ax.set_yticks(range(len(yticks)), yticks)
     ax.tick_params(length=0)
@@ -322,65 +282,4 @@ def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     fig.supxlabel("training step (log scale); dotted: a healthy run", fontsize=12)
-    return fig
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = ""):
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=16, color="black"))
-    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.12)
-    ax.text(*middle, text, ha="center", va="bottom", fontsize=11)
-
-
-def draw_sae(d_in: int = 5, d_sae: int = 20) -> Figure:
-    """Diagram of the sparse autoencoder: 5 activations, a wide layer of latents, 5 rebuilt ones."""
-    fig, ax = plt.subplots(figsize=(8, 3.4))
-    on = {2, 11}
-    for x, n, colour in ((0.5, d_in, BLUE), (4.0, d_sae, GREEN), (7.5, d_in, BLUE)):
-        for i in range(n):
-            y = (i - (n - 1) / 2) * 0.16
-            filled = n == d_in or i in on
-            ax.plot(
-                x, y, "o", markersize=9, color=colour, markerfacecolor=colour if filled else "white"
-            )
-    for text, start, end in (
-        ("W_enc, b_enc\nthen ReLU", 0.8, 3.7),
-        ("W_dec, b_dec", 4.3, 7.2),
-    ):
-        _arrow(ax, (start, 0), (end, 0), text)
-    low = -0.16 * d_sae / 2 - 0.1
-    for x, text in (
-        (0.5, f"x: {d_in} activations\n(batch, {d_in})"),
-        (4.0, f"h: {d_sae} latents, two of them on\n(batch, {d_sae})"),
-        (7.5, f"x̂: {d_in} rebuilt\n(batch, {d_in})"),
-    ):
-        ax.text(x, low, text, ha="center", va="top", fontsize=12)
-    ax.set(xlim=(-0.4, 8.4), ylim=(low - 0.7, 1.75))
-    ax.axis("off")
-    return fig
-
-
-def draw_packing() -> Figure:
-    """Diagram: four features packed into two neurons, and unfolded into a latent for each."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), width_ratios=(1, 1.25))
-    colours = (BLUE, ORANGE, GREEN, PURPLE)
-    angle = np.deg2rad(25)
-    for i, colour in enumerate(colours):
-        x, y = np.cos(angle + i * np.pi / 2), np.sin(angle + i * np.pi / 2)
-        left.annotate(
-            "", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3}
-        )
-        left.text(1.2 * x, 1.2 * y, f"f{i}", ha="center", va="center", fontsize=13)
-    left.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-    left.spines[["left", "bottom"]].set_position("zero")
-    left.text(1.5, -0.12, "neuron 0", ha="right", va="top", fontsize=11)
-    left.text(0.08, 1.5, "neuron 1", va="top", fontsize=11)
-    left.set_title("Packed: each neuron\nanswers to all four")
-    for i, colour in enumerate(colours):
-        right.barh(i, 0.75 if i == 1 else 0.0, color=colour, height=0.5)
-        right.plot(0, i, "o", color=colour, markersize=9)
-        right.text(-0.06, i, f"latent {i} reads f{i}", ha="right", va="center", fontsize=12)
-    right.set(xlim=(-0.95, 1), ylim=(3.6, -0.6), xticks=[], yticks=[])
-    right.spines[["left", "bottom"]].set_visible(False)
-    right.text(0.79, 1, "on", va="center", fontsize=12)
-    right.set_title("Unfolded: one latent\na feature, most of them off")
     return fig
