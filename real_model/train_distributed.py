@@ -1,6 +1,7 @@
 """Train one SAE in several processes, on one machine or on many, from a file of activations.
 
-    torchrun --nproc-per-node 2 --max-restarts 3 -m real_model.train_distributed \
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # so that a restart meets no dead addresses
+    torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m real_model.train_distributed \
         activations.npy out --d-sae 2048 --k 16
 
 Each process holds the whole SAE and takes its share of every batch; PyTorch's
@@ -124,13 +125,30 @@ def everyone(value) -> list:
     return said
 
 
-def stop_all(sentence: str) -> None:
-    """End every process; rank 0 says why, once: on the last attempt that torchrun grants."""
+def say(sentence: str) -> None:
+    """To stderr, by rank 0, and only on the last attempt that torchrun grants: so, once."""
     attempt, last = map(os.environ.get, ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"))
-    if dist.get_rank() == 0 and attempt == last:
+    if os.environ.get("RANK", "0") == "0" and attempt == last:
         print(sentence, file=sys.stderr, flush=True)
-    dist.barrier()
+
+
+def stop_all(sentence: str) -> None:
+    say(sentence)
+    dist.barrier()  # nobody leaves, and is reported as failed, before it is said
     raise SystemExit(2)
+
+
+def refuse_restarts_that_hang() -> None:
+    """By default torchrun keeps one store of addresses for all attempts: a restarted process then
+    waits for one that died (pytorch issue 135712). The variable gives each attempt its own."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
+        say(
+            "Restarts need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun's "
+            "--standalone or --rdzv-backend c10d; without them, leave --max-restarts out."
+        )
+        time.sleep(0 if os.environ["RANK"] == "0" else 30)  # torchrun ends all once one has left
+        raise SystemExit(2)
 
 
 def train(args: argparse.Namespace, device: torch.device) -> None:
@@ -196,6 +214,7 @@ def main() -> None:
     parser.add_argument("--checkpoint-every", type=int, default=100, help="in steps")
     args = parser.parse_args()
 
+    refuse_restarts_that_hang()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else "cpu"
     if on_gpu:
