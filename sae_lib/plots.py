@@ -100,11 +100,11 @@ def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
     ax = ax or plt.subplots(figsize=(8, 3.4))[1]
     bins = np.linspace(0, 1, 51)
     for values, colour, hatch, name in (
-        (chance.min(axis=1), GREY, "", "random: the worst of a dictionary"),
-        (chance.mean(axis=1), "#9ecae1", "//", "random: its mean"),
+        (np.nanmin(chance, axis=1), GREY, "", "random: the worst of a dictionary"),
+        (np.nanmean(chance, axis=1), "#9ecae1", "//", "random: its mean"),
     ):
         ax.hist(values, bins=bins, color=colour, hatch=hatch, edgecolor="white", label=name)
-    ax.axvline(np.min(cosines), color=ORANGE, linewidth=3, label="the SAE: the worst")
+    ax.axvline(np.nanmin(cosines), color=ORANGE, linewidth=3, label="the SAE: the worst")
     ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
     ax.legend(loc="upper left", fontsize=11)
     return ax
