@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.scaling
 
-About 15 minutes of one core, 1 GB of disk in a temporary folder. Speeds of one process are per
+About 10 minutes of one core, 1 GB of disk in a temporary folder. Speeds of one process are per
 second of processor time, which other programs disturb little; those of two processes are by the
 clock, so let the machine be quiet.
 """
@@ -38,20 +38,24 @@ def make_activations(path: Path, n_rows: int, *, d_in: int = D_IN, seed: int = 0
 
 
 def train(file: Path, out: Path, *settings, processes: int = 0):
-    """Run the script: (what it printed, seconds of processor time, peak megabytes)."""
+    """Run the script: (what it printed, seconds of processor time, most megabytes in memory)."""
     command = [sys.executable]
     if processes:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["-m", "real_model.train_distributed", str(file), str(out), "--k", str(K)]
     command += [str(x) for x in settings]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
+    lines, peak = [], 0.0
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
-        printed = process.stdout.read()
+        for line in process.stdout:
+            lines.append(line)
+            status = Path(f"/proc/{process.pid}/status").read_text()  # it lives: it prints
+            peak = max([peak, *(int(kb) / 1024 for kb in re.findall(r"VmHWM:\s+(\d+)", status))])
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(printed)
-    return printed, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        raise RuntimeError("".join(lines))
+    return "".join(lines), used.ru_utime + used.ru_stime, peak
 
 
 def n_parameters(d_sae: int, d_in: int = D_IN) -> int:
@@ -133,13 +137,17 @@ def reading(folder: Path) -> None:
 
 
 def main() -> None:
+    small = sys.argv[1:] == ["--small"]  # a trial of the command itself; its figures mean nothing
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_activations(folder / "train.npy", 400_000, seed=1)
-        print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+        make_activations(folder / "train.npy", 20_000 if small else 400_000, seed=1)
+        print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         reading(folder)
-        widths(folder, (2_048, 8_192, 32_768), n_steps=400)
-        two_processes(folder, 2_048, 1_024, n_steps=100, n_times=3)
+        widths(folder, (64,) if small else (2_048, 8_192, 32_768), n_steps=2 if small else 200)
+        if small:
+            two_processes(folder, 64, 64, n_steps=2, n_times=1)
+        else:
+            two_processes(folder, 2_048, 1_024, n_steps=100, n_times=3)
 
 
 if __name__ == "__main__":

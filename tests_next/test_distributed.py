@@ -6,6 +6,7 @@ Run with `pytest -o addopts="" tests_next`.
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def uninterrupted(activations, tmp_path_factory):
     """The folder of a run in two processes that nobody disturbed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     process = torchrun(activations, folder, *SETTINGS)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     return folder
 
@@ -103,7 +104,7 @@ def test_a_plain_loop_without_ddp_ends_there_too(activations, tmp_path, monkeypa
 def test_the_plain_sae_too(activations, tmp_path, monkeypatch):
     settings = split("--d-sae 128 --l1-coefficient 0.05 --n-steps 50 --batch-size 256")
     process = torchrun(activations, tmp_path / "two", *settings)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     run_alone(monkeypatch, activations, tmp_path / "one", *settings)
     assert 0 < largest_difference(weights(tmp_path / "two"), weights(tmp_path / "one")) < TOLERANCE
@@ -123,7 +124,7 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(
             for step in map(int, re.findall(r"step (\d+): loss", line)):
                 if step in to_kill:
                     os.kill(processes[to_kill.pop(step)], signal.SIGKILL)
-    assert process.wait(timeout=300) == 0 and not to_kill, "".join(log)
+    assert process.wait(timeout=600) == 0 and not to_kill, "".join(log)
 
     starts = [int(step) for step in re.findall(r"rank 0 of 2.*from step (\d+)", "".join(log))]
     assert starts[0] == 0 and 100 <= starts[1] < 200 and 200 <= starts[2] < 300, starts
@@ -283,7 +284,7 @@ def test_nothing_of_another_run_is_overwritten(activations, tmp_path, monkeypatc
 def test_under_torchrun_the_sentence_comes_once(activations, tmp_path):
     settings = split("--d-sae 64 --n-steps 2 --batch-size 9")
     process = torchrun(activations, tmp_path / "out", *settings)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode != 0
     assert printed.count("A batch of 9 rows cannot be shared equally by 2 processes.") == 1
     assert train_distributed.__file__ not in printed  # no traceback of ours
@@ -296,7 +297,7 @@ def test_restarts_that_could_hang_are_refused(activations, tmp_path):
     process = torchrun(
         activations, tmp_path / "out", *settings, processes=1, restarts=1, variables=shared
     )
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode != 0 and not (tmp_path / "out").exists()
     assert printed.count("Restarts need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1") == 1
 
@@ -322,3 +323,41 @@ def test_reading_does_not_fill_the_memory(tmp_path):
     for _ in range(64):
         kept_open[rng.integers(65_536, size=1_024)].sum()
     assert opened_anew < 10 and megabytes_of_files() - before > 80
+
+
+# --- the page: docs/scaling.md ---------------------------------------------------------------
+
+
+def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
+    """At a small size, in the page's order; the line for several machines runs twice, here."""
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "sh", "sh", "python", "sh", "sh"]
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    smaller = {
+        "200_000": "2_000",
+        "--n-steps 2000": "--n-steps 20",
+        ".venv/bin/": f"{Path(sys.executable).parent}/",
+        "first-machine:29500": f"localhost:{port}",
+        "-m benchmarks.scaling": "-m benchmarks.scaling --small",
+    }
+    for large, small in smaller.items():
+        assert large in page
+        blocks = [(kind, code.replace(large, small)) for kind, code in blocks]
+
+    monkeypatch.chdir(tmp_path)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    names = {}
+    for kind, code in blocks:
+        if kind == "python":
+            exec(code, names)
+            continue
+        machines = 2 if "--nnodes 2" in code else 1
+        shells = [
+            subprocess.Popen(["bash", "-ec", code], env=env, stdout=subprocess.DEVNULL)
+            for _ in range(machines)
+        ]
+        assert [shell.wait(timeout=600) for shell in shells] == [0] * machines, code
+    assert largest_difference(weights(tmp_path / "out2"), weights(tmp_path / "out3")) == 0
