@@ -64,20 +64,21 @@ def n_parameters(d_sae: int, d_in: int = D_IN) -> int:
 
 def widths(folder: Path, widths: tuple[int, ...], n_steps: int) -> None:
     """Speed, memory, checkpoint, dead latents: one process, one thread."""
-    held_out = folder / "held_out.npy"
+    file, held_out = folder / "short.npy", folder / "held_out.npy"
+    make_activations(file, 40_000, seed=1)  # 30 MB, so that its own pages hardly count
     make_activations(held_out, 20_000, seed=2)
     x = torch.from_numpy(open_activations(held_out)[:].astype(np.float32))
     nothing = ("--d-sae", K, "--n-steps", 1, "--batch-size", 2)  # imports, mostly
-    _, cpu_of_nothing, peak_of_nothing = train(folder / "train.npy", folder / "nothing", *nothing)
+    _, cpu_of_nothing, peak_of_nothing = train(file, folder / "nothing", *nothing)
     print(f"## Widths: d_in {D_IN}, k = {K}, {n_steps} steps of {BATCH}\n")
     print(f"The process of a tiny SAE peaks at {peak_of_nothing:,.0f} MB.\n")
-    print("| d_sae | M parameters | rows per CPU second | peak MB | 16 P, MB | checkpoint MB |")
+    print("| d_sae | M parameters | rows per CPU second | MB above it | 16 P, MB | checkpoint MB |")
     print("| --- | --- | --- | --- | --- | --- |")
     quality = []
     for d_sae in widths:
         out = folder / str(d_sae)
         settings = ("--d-sae", d_sae, "--n-steps", n_steps, "--batch-size", BATCH)
-        _, cpu, peak = train(folder / "train.npy", out, *settings)
+        _, cpu, peak = train(file, out, *settings)
         sae, alive, error, p = load_sae(out / "sae.safetensors"), False, 0.0, n_parameters(d_sae)
         with torch.no_grad():
             for part in x.split(1_000):
@@ -88,7 +89,7 @@ def widths(folder: Path, widths: tuple[int, ...], n_steps: int) -> None:
         quality.append(f"| {d_sae:,} | {1 - alive.float().mean():.1%} | {unexplained:.3f} |")
         print(
             f"| {d_sae:,} | {p / 1e6:.2f} | {n_steps * BATCH / (cpu - cpu_of_nothing):,.0f} "
-            f"| {peak:,.0f} | {16 * p / 2**20:,.0f} "
+            f"| {peak - peak_of_nothing:,.0f} | {16 * p / 2**20:,.0f} "
             f"| {(out / 'checkpoint.pt').stat().st_size / 2**20:,.0f} |",
             flush=True,
         )
@@ -147,7 +148,7 @@ def main() -> None:
         if small:
             two_processes(folder, 64, 64, n_steps=2, n_times=1)
         else:
-            two_processes(folder, 2_048, 1_024, n_steps=100, n_times=3)
+            two_processes(folder, 2_048, 1_024, n_steps=30, n_times=3)
 
 
 if __name__ == "__main__":

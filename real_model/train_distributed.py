@@ -171,6 +171,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     if checkpoint:
         sae.load_state_dict(checkpoint["sae"])
         optimizer.load_state_dict(checkpoint["optimizer"])
+    del checkpoint
     model = DistributedDataParallel(LossOf(sae, args.l1_coefficient), gradient_as_bucket_view=True)
     print(f"rank {rank} of {world}: process {os.getpid()}, from step {first}", flush=True)
 
