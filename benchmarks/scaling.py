@@ -102,19 +102,17 @@ def loopback_bytes() -> int:
     return int(Path("/proc/net/dev").read_text().split("lo:")[1].split()[8])
 
 
-def two_processes(folder: Path, d_sae: int, batch: int, n_steps: int, n_times: int) -> None:
+def two_processes(folder: Path, d_sae: int, batch: int, n_steps: int, turns: list) -> None:
     """Time a step, and the bytes sent in it, with one process and with two, in turns."""
     print(f"\n## Two processes: d_sae {d_sae:,}, batch {batch:,}, {n_steps} steps, by the clock\n")
     print("| processes | ms a step | MB sent a step |\n| --- | --- | --- |")
-    for turn in range(n_times):
-        for processes in (1, 2):
-            out = folder / f"turn{turn}of{processes}"
-            settings = ("--d-sae", d_sae, "--batch-size", batch, "--n-steps", n_steps)
-            before = loopback_bytes()
-            printed, *_ = train(folder / "train.npy", out, *settings, processes=processes)
-            sent = (loopback_bytes() - before) / n_steps / 1e6
-            rows = float(re.findall(r"([\d,]+) rows a second", printed)[-1].replace(",", ""))
-            print(f"| {processes} | {1000 * batch / rows:,.0f} | {sent:.1f} |", flush=True)
+    for turn, processes in enumerate(turns):
+        settings = ("--d-sae", d_sae, "--batch-size", batch, "--n-steps", n_steps)
+        out, before = folder / f"turn{turn}", loopback_bytes()
+        printed, *_ = train(folder / "train.npy", out, *settings, processes=processes)
+        sent = (loopback_bytes() - before) / n_steps / 1e6
+        rows = float(re.findall(r"([\d,]+) rows a second", printed)[-1].replace(",", ""))
+        print(f"| {processes} | {1000 * batch / rows:,.0f} | {sent:.1f} |", flush=True)
     print(f"\nGradients: 4 P = {4 * n_parameters(d_sae) / 1e6:.1f} MB")
 
 
@@ -146,9 +144,9 @@ def main() -> None:
         reading(folder)
         widths(folder, (64,) if small else (2_048, 8_192, 32_768), n_steps=2 if small else 200)
         if small:
-            two_processes(folder, 64, 64, n_steps=2, n_times=1)
+            two_processes(folder, 64, 64, n_steps=2, turns=[2])
         else:
-            two_processes(folder, 2_048, 1_024, n_steps=30, n_times=3)
+            two_processes(folder, 2_048, 1_024, n_steps=30, turns=[1, 2] * 3)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,19 @@ def test_two_processes_and_one_end_with_the_same_weights(
     assert 0 < difference < TOLERANCE  # 0 would mean that the second process did nothing
 
 
+def test_the_difference_is_the_order_of_sums_and_nothing_else(
+    uninterrupted, activations, tmp_path, monkeypatch
+):
+    """One process that takes each batch in two halves ends where two processes do, to the bit."""
+
+    def in_halves(self, x):
+        return sum(self.sae.loss(half, self.l1_coefficient).total for half in x.chunk(2)) / 2
+
+    monkeypatch.setattr(train_distributed.LossOf, "forward", in_halves)
+    run_alone(monkeypatch, activations, tmp_path, *SETTINGS)
+    assert largest_difference(weights(uninterrupted), weights(tmp_path)) == 0
+
+
 def test_a_plain_loop_without_ddp_ends_there_too(activations, tmp_path, monkeypatch):
     """An independent reference: the lesson's loop, written out."""
     run_alone(monkeypatch, activations, tmp_path, *SETTINGS)
