@@ -199,6 +199,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     if rank == 0:
         replace(args.out / RESULT, lambda path: save_sae(sae, path, overwrite=True))
         print(f"{args.out / RESULT} is the SAE after {args.n_steps} steps", flush=True)
+    dist.barrier()  # nobody leaves while the result is being written
 
 
 def main() -> None:
