@@ -2,6 +2,7 @@
 
 import time
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from experiments.common import (
     base_models,
     data,
     n_recovered,
+    pool_and_test,
     scores,
     train,
 )
@@ -23,13 +25,17 @@ from sae_lib import (
     FIRES,
     SparseAutoencoder,
     ToyModel,
+    agreement,
     cosine_similarity_matrix,
     fires,
+    fvu,
     ica_directions,
     kmeans_directions,
     l0,
     match_features,
+    oracle_sae,
     sparse_coding_directions,
+    train_saes,
 )
 
 MAP = {"l1": (0.001, 0.03, 0.1, 0.15, 0.2, 0.3), "k": (1, 2, 3)}
@@ -62,6 +68,69 @@ def crowded_map() -> tuple[dict, list]:
         for seed in base_models(n, 5, 0.95)
     ]
     return {"sparsity": 0.95, "d_sae": 40, "sae_seeds": SAE_SEEDS, **CROWDED}, rows
+
+
+@torch.no_grad()
+def spare_kinds(sae: SparseAutoencoder, model: ToyModel, x: torch.Tensor) -> dict:
+    """What the live latents are that no feature needs: twins, sums of two features, the rest."""
+    truth = normalize(model.feature_directions, dim=1)
+    i, j = torch.triu_indices(len(truth), len(truth), 1)
+    sums = truth[i] + truth[j]
+    apart = sums.norm(dim=1) > 0.1  # opposite features have no direction between them
+    rate = fires(sae.encode(x)).float().mean(dim=0)
+    spare = rate > 0
+    spare[match_features(cosine_similarity_matrix(sae.W_dec, truth)).latent] = False
+    rows = sae.W_dec[spare]
+    twin = cosine_similarity_matrix(rows, truth).max(dim=1).values >= 0.95
+    pair = cosine_similarity_matrix(rows, sums[apart]).max(dim=1).values >= 0.95
+    return {
+        "twins": int(twin.sum()),
+        "sums": int((pair & ~twin).sum()),
+        "others": int((~pair & ~twin).sum()),
+        "sums fire on": float(rate[spare][pair & ~twin].sum()),
+        "often": sae.W_dec[rate >= 0.01],
+    }
+
+
+def spares() -> tuple[dict, list]:
+    """Complete runs that disagree: their spare latents, and agreement without the rare ones."""
+    rows = []
+    for n_features, setting in ((10, {"l1": 0.001}), (10, {"k": 1}), (15, {"k": 1})):
+        for seed, model in base_models(n_features, 5, 0.95).items():
+            pool, x = pool_and_test(model, seed)
+            saes = train(pool, 40, **setting, **CROWDED)
+            kinds = [spare_kinds(sae, model, x) for sae in saes]
+            often = [kind.pop("often") for kind in kinds]
+            row = {"n_features": n_features, **setting, "base_model": seed} | scores(saes, model, x)
+            row |= {name: [kind[name] for kind in kinds] for name in kinds[0]}
+            agreed = [agreement(a, b) for a, b in combinations(often, 2)]
+            row["agreement of latents that fire on 1 %"] = round(float(np.mean(agreed)), 3)
+            rows.append(row)
+    return {"sparsity": 0.95, "d_sae": 40, "sae_seeds": SAE_SEEDS, **CROWDED}, rows
+
+
+def objective() -> tuple[dict, list]:
+    """Is it the training or the objective? Total loss, trained freely and with the true decoder.
+
+    "truth": the decoder is the truth and stays so; the encoder alone is trained.
+    """
+    rows = []
+    for n_features, prices in ((15, (0.001, 0.1, 0.2)), (20, (0.001, 0.1, 0.2, 0.3))):
+        for l1 in prices:
+            for seed, model in base_models(n_features, 5, 0.95).items():
+                pool, x = pool_and_test(model, seed)
+                true = oracle_sae(model.feature_directions, l1)
+                true.W_dec.requires_grad_(False)
+                train_saes([true], pool, l1_coefficient=l1, n_logged=2, **CROWDED)
+                saes = train(pool, 40, l1=l1, seeds=SAE_SEEDS[:4], **CROWDED)
+                row = {"n_features": n_features, "l1": l1, "base_model": seed}
+                with torch.no_grad():
+                    for name, group in {"trained": saes, "truth": [true]}.items():
+                        row[f"loss, {name}"] = [float(s.loss(x, l1).total) for s in group]
+                        row[f"L0, {name}"] = [l0(s.encode(x)) for s in group]
+                        row[f"FVU, {name}"] = [fvu(x, s(x)[0]) for s in group]
+                rows.append(row)
+    return {"sparsity": 0.95, "d_sae": 40, "sae_seeds": SAE_SEEDS[:4], **CROWDED}, rows
 
 
 @cache

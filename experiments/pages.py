@@ -12,6 +12,7 @@ from experiments.common import load
 from sae_lib import plots
 from sae_lib.lesson.figures import data_uri
 
+MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
 N = "16 SAE seeds × 3 base models"
 
 
@@ -20,7 +21,8 @@ def picture(fig, alt: str) -> str:
 
 
 def made_by(names: str, what: str = N) -> str:
-    return f"*{what}. Made by `python -m experiments.run {names}` (numbers in `experiments/data/`).*"
+    command = f"python -m experiments.run {names}"
+    return f"*{what}. Made by `{command}` (numbers in `experiments/data/`).*"
 
 
 def table(header: list, rows: list[list]) -> str:
@@ -68,7 +70,7 @@ def crowded_map() -> str:
     axes[0].set_ylabel("features in 5")
     axes[1].set_yticks([])
     fig.suptitle("Share of features recovered", x=0.01, ha="left", fontweight="bold")
-    header = ["15 in 5", *(f"λ = {s}" for s in groups["λ of an L1 SAE"]), *groups["k of a TopK SAE"]]
+    header = ["15 in 5", *(s if s.startswith("k") else f"λ = {s}" for s in settings)]
     these = [results[15, s] for s in settings]
     rows = [
         ["recovered of 15, mean", *(f"{r['recovered'].mean():.1f}" for r in these)],
@@ -85,13 +87,12 @@ def agreement() -> str:
     fig, ax = plt.subplots(figsize=(8, 4.6))
     for (n, setting), r in results.items():
         is_topk = setting.startswith("k")
-        colour = {10: plots.BLUE, 15: plots.ORANGE, 20: plots.GREEN}[n]
-        marker = {10: "o", 15: "s", 20: "^"}[n]
+        colour, marker = MARKS[n]
         share = r["recovered"].mean() / n
         fill = "white" if is_topk else colour
         ax.plot(r["agreement"], share, marker, color=colour, markerfacecolor=fill, markersize=10)
-    for n, colour, marker in ((10, plots.BLUE, "o"), (15, plots.ORANGE, "s"), (20, plots.GREEN, "^")):
-        ax.plot([], [], marker, color=colour, markersize=10, label=f"{n} in 5")
+    for n in (10, 15, 20):
+        ax.plot([], [], MARKS[n][1], color=MARKS[n][0], markersize=10, label=f"{n} in 5")
     ax.plot([], [], "o", color="black", markersize=10, label="L1, one λ each")
     ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=10, label="TopK")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.06), ylabel="share of features recovered")
@@ -102,10 +103,115 @@ def agreement() -> str:
     fooled = sum(r["agreement"] >= 0.8 and share[key] < 0.6 for key, r in results.items())
     modest = sum(r["agreement"] < 0.9 and share[key] > 0.99 for key, r in results.items())
     alt = (
-        f"Scatter plot of {len(results)} settings. {modest} recover over 99 % of the features at an "
-        f"agreement below 0.9; {fooled} agree at 0.8 or more and recover less than 60 %."
+        f"Scatter plot of {len(results)} settings. {modest} recover over 99 % of the features at "
+        f"an agreement below 0.9; {fooled} agree at 0.8 or more and recover less than 60 %."
     )
     return "\n\n".join([picture(fig, alt), made_by("map")])
 
 
-PAGES: dict[str, Callable[[], str]] = {"map": crowded_map, "agreement": agreement}
+def by(rows: list[dict], *keys: str) -> dict[tuple, dict[str, np.ndarray]]:
+    """{the keys' values: {column: the values of all base models and seeds together}}"""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return {
+        key: {name: np.concatenate([np.atleast_1d(row[name]) for row in of]) for name in of[0]}
+        for key, of in groups.items()
+    }
+
+
+def width() -> str:
+    header = [
+        "latents",
+        "recovered of 10, mean",
+        "all ten, of 48 runs",
+        "always-on latents",
+        "twins",
+    ]
+    rows = [
+        [
+            d_sae,
+            f"{r['recovered'].mean():.1f}",
+            (r["recovered"] == 10).sum(),
+            f"{r['always_on'].mean():.1f}",
+            f"{r['twins'].mean():.1f}",
+        ]
+        for (d_sae,), r in by(load("widths")["rows"], "d_sae").items()
+    ]
+    what = f"{N}, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
+    return table(header, rows) + "\n\n" + made_by("widths", what)
+
+
+def implied() -> str:
+    header = ["setting", "B's latent: cosine with B", "with A + B", "A's latent fires, of A with B"]
+    header += ["of A alone", "agreement of two seeds"]
+    results = by(load("implied")["rows"], "values", "setting")
+    shown = [("cos(B's, B)", ".2f"), ("cos(B's, A+B)", ".2f"), ("A's fires, B on", ".0%")]
+    shown += [("A's fires, A alone", ".0%"), ("agreement", ".2f")]
+    rows = [
+        [setting, *(format(r[column].mean(), digits) for column, digits in shown)]
+        for (values, setting), r in results.items()
+        if values == "uniform"
+    ]
+    results = by(load("family")["rows"], "values", "d_sae", "setting")
+    header_family = ["parent P, children C1, C2", "best cosine with P", "with C1", "with P + C1"]
+    shown = [f"best cos with {name}" for name in ("P", "C1", "P+C1")]
+    family = [
+        [f"{d_sae} latents, strengths {values}", *(f"{r[column].mean():.2f}" for column in shown)]
+        for (values, d_sae, setting), r in results.items()
+        if setting.endswith("falling to 0.001")
+    ]
+    tables = [table(header, rows), table(header_family, family)]
+    return "\n\n".join([*tables, made_by("implied family")])
+
+
+def rivals() -> str:
+    rows = by(load("rivals")["rows"], "case", "method")
+    cases = list(dict.fromkeys(case for case, _ in rows))
+    methods = list(dict.fromkeys(kind(method) for _, method in rows))
+    cells = {(case, kind(method)): r["recovered"] for (case, method), r in rows.items()}
+    lines = [
+        [method, *(f"{cells[c, method].mean():.1f}" if (c, method) in cells else "" for c in cases)]
+        for method in methods
+    ]
+    seconds = by(load("encoding")["rows"], "case")
+    times = [["SAE", "sae"], ["sparse coding", "lasso, scaled"]]
+    lines += [
+        [f"*{name}: seconds to encode a million inputs*"]
+        + [f"{seconds[(c,)][column].mean():.2g}" for c in cases]
+        for name, column in times
+    ]
+    what = "3 base models; 16 SAE seeds (4 for 100 in 30), 2 to 4 of the others"
+    return table(["recovered, mean", *cases], lines) + "\n\n" + made_by("rivals encoding", what)
+
+
+def kind(method: str) -> str:
+    """The method without the setting that goes with the case."""
+    if method.startswith("TopK"):
+        return "TopK SAE (k = 1, 1, 5)"
+    return "L1 SAE (λ = 0.001, 0.2, 0.1)" if method.startswith("SAE") else method
+
+
+def codes() -> str:
+    rows = by(load("reading")["rows"], "case", "method")
+    cases = list(dict.fromkeys(case for case, _ in rows))
+    cells = {}
+    for (case, method), r in rows.items():
+        name = method
+        for part in (" λ = 0.001", " λ = 0.2", " λ = 0.1", " k = 1", " k = 5"):
+            name = name.replace(part, "")
+        cells[case, name] = f"{np.mean(r['f1']):.2f}"
+    names = list(dict.fromkeys(name for _, name in cells))
+    lines = [[name, *(cells.get((case, name), "") for case in cases)] for name in names]
+    what = "Mean F1 of which features are on; 3 base models. Each way at its best threshold"
+    return table(["F1", *cases], lines) + "\n\n" + made_by("reading", what)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "map": crowded_map,
+    "agreement": agreement,
+    "width": width,
+    "implied": implied,
+    "rivals": rivals,
+    "codes": codes,
+}

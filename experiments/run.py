@@ -14,6 +14,8 @@ from experiments.common import save
 
 EXPERIMENTS = {
     "map": crowded.crowded_map,
+    "spares": crowded.spares,
+    "objective": crowded.objective,
     "widths": easy.widths,
     "trap": easy.trap,
     "twins": easy.twins,

@@ -59,6 +59,21 @@ TABLES = {
             "agreement": mean("agreement"),
         },
     ),
+    "spares": (
+        ("n_features", "l1", "k"),
+        {"n": runs(), "complete": complete(), "live": mean("live", 1)}
+        | {name: mean(name, 1) for name in ("twins", "sums", "others")}
+        | {"agreement": mean("agreement")}
+        | {"of those that fire on 1 %": mean("agreement of latents that fire on 1 %")},
+    ),
+    "objective": (
+        ("n_features", "l1"),
+        {
+            f"{what}, {name}": mean(f"{what}, {name}", 4 if what == "loss" else 2)
+            for name in ("trained", "truth")
+            for what in ("loss", "L0", "FVU")
+        },
+    ),
     "widths": (("d_sae",), EASY | ROLES | QUALITY),
     "trap": (("what",), EASY | ROLES),
     "twins": (("d_sae", "l1"), EASY | ROLES | QUALITY),
