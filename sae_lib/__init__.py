@@ -5,14 +5,17 @@ from sae_lib.baselines import (
     kmeans_directions,
     neuron_directions,
     pca_directions,
+    sparse_coding_directions,
 )
 from sae_lib.metrics import (
+    FIRES,
     Firing,
     Matches,
     agreement,
     chance_cosines,
     cosine_similarity_matrix,
     dead_latents,
+    fires,
     firing,
     fvu,
     group_latents,
@@ -21,20 +24,22 @@ from sae_lib.metrics import (
     match_features,
     mmcs,
     oracle_sae,
-    random_directions,
 )
 from sae_lib.sae import (
     SAELoss,
     SparseAutoencoder,
     TopKSparseAutoencoder,
     load_sae,
+    random_directions,
     sae_loss,
     save_sae,
 )
 from sae_lib.toy_model import ToyModel, train_toy_model, train_toy_models
-from sae_lib.training import TrainingHistory, train_sae, train_saes
+from sae_lib.training import FALLING_PRICE, TrainingHistory, train_sae, train_saes
 
 __all__ = [
+    "FALLING_PRICE",
+    "FIRES",
     "Firing",
     "Matches",
     "SAELoss",
@@ -46,6 +51,7 @@ __all__ = [
     "chance_cosines",
     "cosine_similarity_matrix",
     "dead_latents",
+    "fires",
     "firing",
     "fvu",
     "group_latents",
@@ -62,6 +68,7 @@ __all__ = [
     "random_directions",
     "sae_loss",
     "save_sae",
+    "sparse_coding_directions",
     "train_sae",
     "train_saes",
     "train_toy_model",

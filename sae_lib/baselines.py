@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA, FastICA
+from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
 
-from sae_lib.validation import require_finite_matrix, require_positive_int
+from sae_lib.validation import finite_matrix, require_positive_int, require_seed
 
 
 def _both_signs(axes: np.ndarray) -> torch.Tensor:
@@ -16,21 +16,21 @@ def _both_signs(axes: np.ndarray) -> torch.Tensor:
 
 def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
     """Each hidden neuron, up and down: (2 d_in, d_in)."""
-    require_finite_matrix("activations", activations)
-    return _both_signs(np.eye(activations.shape[1]))
+    return _both_signs(np.eye(finite_matrix("activations", activations).shape[1]))
 
 
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
     """The principal components, both ways: (2 d_in, d_in)."""
-    require_finite_matrix("activations", activations)
-    return _both_signs(PCA().fit(activations.detach().cpu().numpy()).components_)
+    x = finite_matrix("activations", activations).cpu().numpy()
+    return _both_signs(PCA().fit(x).components_)
 
 
 def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
     """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in)."""
-    require_finite_matrix("activations", activations)
+    x = finite_matrix("activations", activations).cpu().numpy()
+    require_seed(seed=seed)
     ica = FastICA(whiten="unit-variance", max_iter=1_000, tol=1e-3, random_state=seed)
-    return _both_signs(ica.fit(activations.detach().cpu().numpy()).mixing_.T)
+    return _both_signs(ica.fit(x).mixing_.T)
 
 
 def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int = 0) -> torch.Tensor:
@@ -38,10 +38,30 @@ def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int =
 
     Activations near zero have no direction and are left out.
     """
-    require_finite_matrix("activations", activations)
+    x = finite_matrix("activations", activations).cpu().numpy()
     require_positive_int(n_clusters=n_clusters)
-    x = activations.detach().cpu().numpy()
+    require_seed(seed=seed)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = (x / np.maximum(length, 1e-12))[length[:, 0] > 0.05]
     centres = KMeans(n_clusters, n_init=10, random_state=seed).fit(x).cluster_centers_
     return torch.nn.functional.normalize(torch.tensor(centres, dtype=torch.float32), dim=1)
+
+
+def sparse_coding_directions(
+    activations: torch.Tensor, n_atoms: int, *, alpha: float = 0.5, seed: int = 0
+) -> torch.Tensor:
+    """The atoms of non-negative sparse coding, an SAE's strongest simple rival: (n_atoms, d_in).
+
+    scikit-learn's MiniBatchDictionaryLearning with positive codes minimises
+    |x - h D|^2 / 2 + alpha |h|_1 over both, with h >= 0 found by an optimisation for each input.
+    The activations are first divided by their standard deviation. alpha = 0.5 finds all ten of
+    10 in 5 and all fifteen of 15 in 5; at 0.05 it finds few. Mairal et al. 2009.
+    """
+    x = finite_matrix("activations", activations).cpu().numpy()
+    require_positive_int(n_atoms=n_atoms)
+    require_seed(seed=seed)
+    learner = MiniBatchDictionaryLearning(
+        n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
+    )
+    atoms = learner.fit(x / x.std()).components_
+    return torch.nn.functional.normalize(torch.tensor(atoms, dtype=torch.float32), dim=1)

@@ -1,5 +1,7 @@
 """The sparse autoencoder, its loss, and its one variant: the heart of the lesson."""
 
+import inspect
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,17 +10,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from sae_lib.validation import (
-    require_float_tensor,
-    require_positive_int,
-    require_same_shape,
-)
+from sae_lib.validation import require_positive_int, require_seed
+
+
+def random_directions(n: int, d: int, *, seed: int = 0) -> torch.Tensor:
+    """n directions of length 1, uniform on the sphere in d dimensions: (n, d)."""
+    require_positive_int(n=n, d=d)
+    require_seed(seed=seed)
+    directions = torch.randn(n, d, generator=torch.Generator().manual_seed(int(seed)))
+    return directions / directions.norm(dim=-1, keepdim=True)
 
 
 class SparseAutoencoder(nn.Module):
     """Rebuild activations from a few directions of a wide dictionary.
 
-        h     = ReLU(x W_enc + b_enc)     feature_acts    (batch, d_sae), never negative
+        h     = ReLU(x W_enc + b_enc)     latent_acts     (batch, d_sae), never negative
         x_hat = h W_dec + b_dec           reconstruction  (batch, d_in)
 
     W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
@@ -31,8 +37,7 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__()
         require_positive_int(d_in=d_in, d_sae=d_sae)
-        directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
-        directions /= directions.norm(dim=-1, keepdim=True)
+        directions = random_directions(d_sae, d_in, seed=seed)
         self.W_enc = nn.Parameter(directions.T.clone(memory_format=torch.contiguous_format))
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(directions)
@@ -40,35 +45,36 @@ class SparseAutoencoder(nn.Module):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Which latents fire, and how strongly: (batch, d_in) -> (batch, d_sae)."""
-        require_float_tensor("x", x, last_dim=self.W_enc.shape[0])
         return torch.relu(x @ self.W_enc + self.b_enc)
 
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+    def decode(self, latent_acts: torch.Tensor) -> torch.Tensor:
         """The sum of the directions that fired: (batch, d_sae) -> (batch, d_in)."""
-        require_float_tensor("feature_acts", feature_acts, last_dim=self.W_dec.shape[0])
-        return feature_acts @ self.W_dec + self.b_dec
+        return latent_acts @ self.W_dec + self.b_dec
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        feature_acts = self.encode(x)
-        return self.decode(feature_acts), feature_acts
+        latent_acts = self.encode(x)
+        return self.decode(latent_acts), latent_acts
+
+    def loss(self, x: torch.Tensor, l1_coefficient: float) -> "SAELoss":
+        x_hat, latent_acts = self(x)
+        return sae_loss(x, x_hat, latent_acts, l1_coefficient)
 
     @torch.no_grad()
     def normalize_decoder_(self) -> None:
         """Set every decoder direction back to length 1, in place."""
-        norms = torch.linalg.vector_norm(self.W_dec, dim=-1, keepdim=True)
-        self.W_dec.div_(norms.clamp_min(1e-12))
+        self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-7)
 
 
 class SAELoss(NamedTuple):
-    """The three numbers of one batch: total = reconstruction + l1 (λ is already in l1)."""
+    """The three numbers of one batch: total = reconstruction + sparsity (λ is already in it)."""
 
     total: torch.Tensor
     reconstruction: torch.Tensor
-    l1: torch.Tensor
+    sparsity: torch.Tensor
 
 
 def sae_loss(
-    x: torch.Tensor, x_hat: torch.Tensor, feature_acts: torch.Tensor, l1_coefficient: float
+    x: torch.Tensor, x_hat: torch.Tensor, latent_acts: torch.Tensor, l1_coefficient: float
 ) -> SAELoss:
     """Squared error plus λ times the size of the code, for one batch.
 
@@ -76,19 +82,19 @@ def sae_loss(
 
     Summed over the d_in dimensions, not averaged: averaging would divide the first term by
     d_in, and so make the same λ weigh d_in times more (five times, here).
-    x, x_hat (batch, d_in); feature_acts (batch, d_sae). Bricken et al. 2023, "Setup".
+    x, x_hat (batch, d_in); latent_acts (batch, d_sae). Bricken et al. 2023, "Setup".
     """
-    require_same_shape(x=x, x_hat=x_hat)
-    reconstruction = (x_hat - x).square().sum(dim=-1).mean()
-    l1 = l1_coefficient * feature_acts.abs().sum(dim=-1).mean()
-    return SAELoss(reconstruction + l1, reconstruction, l1)
+    reconstruction = (x_hat - x).square().sum(dim=-1).mean(dim=-1)
+    sparsity = l1_coefficient * latent_acts.abs().sum(dim=-1).mean(dim=-1)
+    return SAELoss(reconstruction + sparsity, reconstruction, sparsity)
 
 
 class TopKSparseAutoencoder(SparseAutoencoder):
     """Keep the k strongest latents of each input and set the rest to zero.
 
-    h = TopK(ReLU(x W_enc + b_enc)): L0 is at most k by construction, so no L1 is needed
-    (train with l1_coefficient=0) and nothing shrinks. Gao et al. 2024, arXiv 2406.04093.
+    h = TopK(ReLU(x W_enc + b_enc)). At most k latents fire, by construction, so no price on
+    activity is needed: the loss is the squared error alone, whatever l1_coefficient is, and
+    nothing shrinks. Gao et al. 2024, arXiv 2406.04093.
     """
 
     def __init__(self, d_in: int, d_sae: int, *, k: int, seed: int = 0):
@@ -99,41 +105,101 @@ class TopKSparseAutoencoder(SparseAutoencoder):
         self.k = k
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        feature_acts = super().encode(x)
-        strongest = feature_acts.topk(self.k, dim=-1)
-        return torch.zeros_like(feature_acts).scatter(-1, strongest.indices, strongest.values)
+        latent_acts = super().encode(x)
+        strongest = latent_acts.topk(self.k, dim=-1)
+        return torch.zeros_like(latent_acts).scatter(-1, strongest.indices, strongest.values)
+
+    def loss(self, x: torch.Tensor, l1_coefficient: float = 0.0) -> SAELoss:
+        x_hat, latent_acts = self(x)
+        return sae_loss(x, x_hat, latent_acts, 0.0)
+
+
+# --- saving: numbers and a few words of JSON, no code ---------------------------------------
+
+
+def _settings(sae: nn.Module) -> dict:
+    """What a class keeps besides tensors, such as k: {name: value}."""
+    return {name: v for name, v in vars(sae).items() if name not in vars(nn.Module())}
+
+
+def _is_a(kind: type, name: str) -> bool:
+    """Whether `kind` is, or inherits from, a class of that name."""
+    return any(base.__name__ == name for base in kind.__mro__)
 
 
 def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the weights to a safetensors file: numbers only, no code.
+    """Write the weights, the class's name and its settings (such as k) to a safetensors file.
 
-    Raises FileExistsError rather than replace a file, unless overwrite=True.
+    Raises FileExistsError rather than replace a file, unless overwrite=True; FileNotFoundError
+    if the folder does not exist; TypeError if it is not an SAE; ValueError if it is a stack, or
+    of a class that could not be built again from its settings.
     """
-    if Path(path).exists() and not overwrite:
+    kind, path = type(sae), Path(path)
+    if not _is_a(kind, "SparseAutoencoder"):
+        raise TypeError(f"save_sae saves a SparseAutoencoder, but a {kind.__name__} came.")
+    if sae.W_dec.ndim != 2:
+        raise ValueError("This is a stack of SAEs; save them one by one.")
+    settings, known = _settings(sae), set(inspect.signature(kind).parameters)
+    for name, value in settings.items():
+        if name not in known or not isinstance(value, (int, float, str, bool, type(None))):
+            raise ValueError(
+                f"A {kind.__name__} cannot be saved: its `{name}` is not a number or a word that "
+                "its constructor takes, so it could not be built again."
+            )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist; create it first.")
+    if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; pass overwrite=True to replace it.")
-    weights = {name: w.detach().cpu().contiguous() for name, w in sae.state_dict().items()}
-    save_file(weights, path, metadata={"k": str(getattr(sae, "k", ""))})
+    tensors = {n: t.detach().cpu().contiguous() for n, t in sae.state_dict().items()}
+    unfinished = path.with_name(path.name + ".unfinished")  # so that a crash spoils no old file
+    words = {"class": kind.__name__, "settings": json.dumps(settings)}
+    save_file(tensors, unfinished, metadata=words)
+    unfinished.replace(path)
+
+
+def _class_named(name: str) -> type[SparseAutoencoder] | None:
+    """The class of that name among the SAE classes that exist now; the newest, if several."""
+    kinds = [SparseAutoencoder]
+    for kind in kinds:  # grows while it is walked through
+        kinds.extend(kind.__subclasses__())
+    return next((kind for kind in reversed(kinds) if kind.__name__ == name), None)
 
 
 def load_sae(path: str | Path) -> SparseAutoencoder:
-    """Read what `save_sae` wrote. Reading runs no code from the file.
+    """Read what `save_sae` wrote, as the class that it was. Reading runs no code from the file.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds no SAE.
+    Raises FileNotFoundError if there is no such file; ValueError if it holds no SAE, weights
+    that are not finite floats, or a class that is not defined here.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            k = (file.metadata() or {}).get("k", "")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            words = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if sorted(weights) != ["W_dec", "W_enc", "b_dec", "b_enc"] or weights["W_dec"].ndim != 2:
-        raise ValueError(f"{path} holds {sorted(weights)}, not the four weights of an SAE.")
-    d_sae, d_in = weights["W_dec"].shape
-    sae = TopKSparseAutoencoder(d_in, d_sae, k=int(k)) if k else SparseAutoencoder(d_in, d_sae)
+    if "k" in words:  # as the first edition wrote it
+        k = words["k"]
+        words = {"class": "TopKSparseAutoencoder" if k else "SparseAutoencoder"}
+        words["settings"] = json.dumps({"k": int(k)} if k.isdecimal() else {"k": k} if k else {})
+    if "class" not in words:
+        raise ValueError(f"{path} was not written by save_sae: it does not say what SAE it holds.")
+    kind = _class_named(words["class"])
+    if kind is None:
+        raise ValueError(f"{path} holds a {words['class']}; define or import that class first.")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: {name} holds {tensor.dtype}, NaN or infinite values.")
+    if "W_dec" not in tensors or tensors["W_dec"].ndim != 2:
+        raise ValueError(f"{path} holds {sorted(tensors)}, not the weights of an SAE.")
+    d_sae, d_in = tensors["W_dec"].shape
     try:
-        sae.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds weights whose shapes do not fit together.") from error
+        sae = kind(d_in, d_sae, **json.loads(words["settings"]))
+        sae.load_state_dict(tensors, assign=True)
+    except Exception as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a {words['class']}: {what}") from error
     return sae

@@ -1,66 +1,68 @@
-"""Many small modules at once: their weights stacked, one function run over the stack."""
+"""Many small modules as one: their tensors stacked on a new first axis, which broadcasts."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from sae_lib.sae import _settings
 
 
-class Stack:
-    """The weights of modules of one class and shape, on a new first axis: `.params`."""
-
-    def __init__(self, modules: Sequence[nn.Module]):
-        self.modules = list(modules)
-        kinds = {
-            (type(m), getattr(m, "k", None), *((n, p.shape) for n, p in m.named_parameters()))
-            for m in self.modules
-        }
-        if len(kinds) > 1:
-            raise ValueError("A stack takes modules of one class, one shape and one k only.")
-        if len({tuple(p.requires_grad for p in m.parameters()) for m in self.modules}) > 1:
-            raise ValueError("A stack takes modules with the same frozen weights only.")
-        stacked, _ = torch.func.stack_module_state(self.modules)
-        self.params = {name: weight.detach() for name, weight in stacked.items()}
-        self.skeleton = copy.deepcopy(self.modules[0]).to("meta")
-
-    def trained(self) -> list[torch.Tensor]:
-        """The stacked weights that require a gradient."""
-        first = self.modules[0]
-        return [w for name, w in self.params.items() if first.get_parameter(name).requires_grad]
-
-    def call_one(self, params: dict[str, torch.Tensor], x: torch.Tensor):
-        """One module's forward pass, with the weights given."""
-        return torch.func.functional_call(self.skeleton, params, (x,))
-
-    def set_gradients(self, gradients: dict[str, torch.Tensor]) -> None:
-        """Hand the gradients to the optimiser. Contiguous: fused optimisers assume it."""
-        for name, weight in self.params.items():
-            weight.grad = gradients[name].contiguous()
-
-    @torch.no_grad()
-    def copy_back(self) -> None:
-        """Write the stacked weights into the modules."""
-        for i, module in enumerate(self.modules):
-            for name, parameter in module.named_parameters():
-                parameter.copy_(self.params[name][i])
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's parameters and buffers."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def stacked_gradients(loss_of_one: Callable) -> Callable:
-    """The gradients of `loss_of_one(params, *data) -> (loss, extras)` for a whole stack at once.
+def _signature(module: nn.Module) -> dict:
+    """Everything in which the modules of one stack must be alike, and what it is called."""
+    return {
+        "class": type(module).__name__,
+        "mode (train or eval)": module.training,
+        **{f"shape of {name}": tuple(t.shape) for name, t in _tensors(module).items()},
+        **{f"dtype of {name}": t.dtype for name, t in _tensors(module).items()},
+        **{f"frozen state of {name}": t.requires_grad for name, t in _tensors(module).items()},
+        **_settings(module),
+    }
 
-    vmap turns the loss of one into the losses of all; make_fx writes down the tensor operations
-    of the first call and replays them from then on, without autograd's and vmap's overhead:
-    about half the time of a step for a few small SAEs.
+
+def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
+    """One module that is all of them: entry i of each of its tensors belongs to module i.
+
+    A matrix becomes (n, rows, columns), a vector (n, 1, size), a number (n, 1, 1), so that the
+    class's own lines, written for one, broadcast over n when data comes as (n, batch, size).
+    Raises TypeError or ValueError, by name, for what cannot be stacked: modules inside the
+    module, a tensor that is neither parameter nor buffer, and modules that differ in anything
+    but the values of their tensors.
     """
-    of_all = torch.vmap(torch.func.grad(loss_of_one, has_aux=True))
-    recorded = None
+    first = modules[0]
+    kind = type(first).__name__
+    if any(True for _ in first.children()):
+        raise TypeError(f"A {kind} has modules inside it; a stack needs plain weights.")
+    for name, value in _settings(first).items():
+        if isinstance(value, torch.Tensor):
+            raise TypeError(f"`{name}` of {kind} is a plain tensor; make it a buffer to stack it.")
+    wanted = _signature(first)
+    for module in modules[1:]:
+        given = _signature(module)
+        for name in wanted | given:
+            if wanted.get(name) != given.get(name):
+                raise ValueError(
+                    f"A stack takes modules that are alike, but their {name} differs: "
+                    f"{wanted.get(name)} and {given.get(name)}."
+                )
+    stack = copy.deepcopy(first)
+    for name, tensor in _tensors(first).items():
+        rows = torch.stack([torch.atleast_2d(_tensors(m)[name].detach()) for m in modules])
+        is_weight = isinstance(tensor, nn.Parameter)
+        setattr(stack, name, nn.Parameter(rows, tensor.requires_grad) if is_weight else rows)
+    return stack
 
-    @torch.no_grad()
-    def gradients(*arguments):
-        nonlocal recorded
-        recorded = recorded or make_fx(of_all)(*arguments)
-        return recorded(*arguments)
 
-    return gradients
+@torch.no_grad()
+def unstack_(stack: nn.Module, modules: Sequence[nn.Module]) -> None:
+    """Write entry i of the stack's tensors into module i, in place; and what it counted."""
+    for i, module in enumerate(modules):
+        for name, tensor in _tensors(module).items():
+            tensor.copy_(getattr(stack, name)[i].view_as(tensor))
+        vars(module).update(_settings(stack))

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sae_lib.stacking import Stack, stacked_gradients
-from sae_lib.validation import require_float_tensor, require_positive_int
+from sae_lib.stacking import stack_modules, unstack_
+from sae_lib.validation import (
+    require_non_negative,
+    require_one_each,
+    require_positive_int,
+    require_seed,
+)
 
 
 class ToyModel(nn.Module):
@@ -26,10 +31,12 @@ class ToyModel(nn.Module):
     ):
         super().__init__()
         require_positive_int(n_features=n_features, n_hidden=n_hidden)
-        if not 0 <= sparsity < 1:
+        require_non_negative(sparsity=sparsity)
+        require_seed(seed=seed)
+        if sparsity >= 1:
             raise ValueError(f"sparsity must lie in [0, 1), but {sparsity} came.")
         self.sparsity = sparsity
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         W = torch.randn(n_hidden, n_features, generator=generator) / n_hidden**0.5
         self.W = nn.Parameter(W)
         self.b = nn.Parameter(torch.zeros(n_features))
@@ -37,61 +44,67 @@ class ToyModel(nn.Module):
     @property
     def feature_directions(self) -> torch.Tensor:
         """The ground truth, one row per feature: (n_features, n_hidden)."""
-        return self.W.detach().T
+        return self.W.detach().mT
 
     def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
-        """n inputs (n, n_features), drawn on the CPU so that every device sees the same."""
+        """n inputs (n, n_features), drawn on the CPU so that every device sees the same.
+
+        For a stack of models give a list of seeds, one each: (n_models, n, n_features).
+        """
+        if isinstance(seed, list):
+            return torch.stack([self.sample_features(n, seed=s) for s in seed])
         require_positive_int(n=n)
-        rng = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-        shape = (n, self.W.shape[1])
+        rng = seed
+        if not isinstance(rng, torch.Generator):
+            require_seed(seed=seed)
+            rng = torch.Generator().manual_seed(int(seed))
+        shape = (n, self.W.shape[-1])
         is_on = torch.rand(shape, generator=rng) >= self.sparsity
-        return (torch.rand(shape, generator=rng) * is_on).to(self.W.device)
+        return (torch.rand(shape, generator=rng) * is_on).to(self.W)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, n_features) -> (batch, n_hidden)."""
-        require_float_tensor("features", features, last_dim=self.W.shape[1])
-        return features @ self.W.T
+        return features @ self.W.mT
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.encode(features) @ self.W + self.b)
 
 
-def train_toy_models(
-    models: Sequence[ToyModel],
+def train_toy_model(
+    model: ToyModel,
     *,
     n_steps: int = 2_000,
     batch_size: int = 512,
     lr: float = 1e-2,
-    seeds: Sequence[int],
+    seed: int | Sequence[int] = 0,
 ) -> None:
-    """Train models of one shape, in place, all in one loop.
+    """Train a model, in place: Adam on the squared error, fresh inputs every step.
 
-    Adam on the squared error (summed over features, mean over the batch), fresh inputs every
-    step, the learning rate falling to zero along a cosine. seeds: one per model.
+    The error is summed over features and averaged over the batch; the learning rate falls to
+    zero along a cosine. A stack of models (see `train_toy_models`) takes a list of seeds.
     """
     require_positive_int(n_steps=n_steps, batch_size=batch_size)
-    if len(models) != len(seeds) or not models:
-        raise ValueError(f"Give one seed per model: {len(models)} models, {len(seeds)} seeds came.")
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    stack = Stack(models)
-
-    def loss_of_one(params, features):
-        rebuilt = stack.call_one(params, features)
-        return (features - rebuilt).square().sum(dim=-1).mean(), ()
-
-    gradients_of = stacked_gradients(loss_of_one)
-    optimizer = torch.optim.Adam(stack.trained(), lr=lr, fused=True)
+    require_non_negative(lr=lr)
+    is_stack = model.W.ndim == 3
+    seeds = require_one_each("seeds", seed, len(model.W)) if is_stack else [seed]
+    for one in seeds:
+        require_seed(seed=one)
+    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
-        features = torch.stack(
-            [m.sample_features(batch_size, seed=g) for m, g in zip(models, generators, strict=True)]
-        )
-        stack.set_gradients(gradients_of(stack.params, features)[0])
+        features = model.sample_features(batch_size, seed=generators if is_stack else generators[0])
+        loss = (features - model(features)).square().sum(dim=-1).mean(dim=-1)
+        model.zero_grad()
+        loss.sum().backward()
         optimizer.step()
         schedule.step()
-    stack.copy_back()
 
 
-def train_toy_model(model: ToyModel, *, seed: int = 0, **settings) -> None:
-    """`train_toy_models` for a single model."""
-    train_toy_models([model], seeds=[seed], **settings)
+def train_toy_models(models: Sequence[ToyModel], *, seeds: Sequence[int], **settings) -> None:
+    """`train_toy_model` for many models of one shape at once, in place. seeds: one per model."""
+    require_positive_int(n_models=len(models))
+    seeds = require_one_each("seeds", seeds, len(models))
+    stack = stack_modules(models)
+    train_toy_model(stack, seed=seeds, **settings)
+    unstack_(stack, models)

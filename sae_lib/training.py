@@ -1,73 +1,40 @@
-"""Training: one SAE in a plain loop, or many at once with torch.func."""
+"""Training: one loop. `train_sae` gives it one SAE, `train_saes` a stack of them."""
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from sae_lib.sae import SAELoss, SparseAutoencoder, sae_loss
-from sae_lib.stacking import Stack, stacked_gradients
+from sae_lib.metrics import fires
+from sae_lib.sae import SAELoss, SparseAutoencoder
+from sae_lib.stacking import stack_modules, unstack_
 from sae_lib.validation import (
-    require_finite_matrix,
-    require_float_tensor,
+    float_tensor,
     require_non_negative,
+    require_one_each,
     require_positive_int,
+    require_seed,
 )
+
+# The second recipe, for `train_sae(..., **FALLING_PRICE)`: a high price finds the directions
+# fast, a low one polishes them. Found on random bases, held on seeds never looked at (README).
+FALLING_PRICE = {"l1_start": 0.03, "n_steps": 2_000, "lr": 5e-2, "betas": (0.9, 0.95)}
 
 
 class TrainingHistory(NamedTuple):
     """What the logged batches showed, before that step's update. One entry per logged step.
 
-    step, reconstruction, l1 (λ included), l0: (n_logged,).  W_dec: (n_logged, d_sae, d_in).
+    step, reconstruction, sparsity (λ included), l0: (n_logged,). W_dec: (n_logged, d_sae, d_in).
     """
 
     step: torch.Tensor
     reconstruction: torch.Tensor
-    l1: torch.Tensor
+    sparsity: torch.Tensor
     l0: torch.Tensor
     W_dec: torch.Tensor
-
-
-def log_entry(
-    step: int, loss: SAELoss, feature_acts: torch.Tensor, W_dec: torch.Tensor
-) -> TrainingHistory:
-    """One entry of the history, for one SAE or for a stack of them."""
-    l0 = (feature_acts != 0).sum(dim=-1).float().mean(dim=-1)
-    fields = (loss.reconstruction, loss.l1, l0, W_dec)
-    return TrainingHistory(torch.tensor(step), *(x.detach().cpu().clone() for x in fields))
-
-
-def steps_to_log(n_steps: int, n_logged: int) -> set[int]:
-    """About n_logged steps, evenly spaced on a log axis, the first and the last among them."""
-    last, gaps = n_steps - 1, max(n_logged - 1, 1)
-    return {0, last, *(round(last ** (i / gaps)) for i in range(n_logged) if last > 0)}
-
-
-def minibatches(
-    activations: torch.Tensor, batch_size: int, n_steps: int, seed: int
-) -> Iterator[torch.Tensor]:
-    """n_steps random batches (batch_size, d_in), drawn with replacement from the pool."""
-    for block in minibatch_blocks(activations, batch_size, n_steps, seed):
-        yield from block
-
-
-def minibatch_blocks(
-    activations: torch.Tensor, batch_size: int, n_steps: int, seed: int
-) -> Iterator[torch.Tensor]:
-    """The same, up to a hundred at a time, since one look-up is cheaper than a hundred."""
-    rng = torch.Generator().manual_seed(seed)
-    for start in range(0, n_steps, 100):
-        shape = (min(100, n_steps - start), batch_size)
-        rows = torch.randint(len(activations), shape, generator=rng)
-        yield activations[rows.to(activations.device)]
-
-
-def cosine_schedule(step: int, n_steps: int) -> float:
-    """From 1 at the first step down to 0 after the last, along half a cosine."""
-    return 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 
 def train_sae(
@@ -75,7 +42,8 @@ def train_sae(
     activations: torch.Tensor,
     *,
     l1_coefficient: float = 1e-3,
-    n_steps: int = 5_000,
+    l1_start: float | None = None,
+    n_steps: int = 8_000,
     batch_size: int = 256,
     lr: float = 3e-2,
     betas: tuple[float, float] = (0.9, 0.98),
@@ -87,28 +55,28 @@ def train_sae(
 
     AdamW without weight decay; the learning rate falls to zero along a cosine. The defaults
     are the cheapest found that recover all ten features on every seed (README, "Evidence").
+    l1_start: let λ fall from there to l1_coefficient, exponentially, over the first 60 %.
     Raises ValueError or TypeError if the pool is empty, not finite or of another width.
     """
-    require_finite_matrix("activations", activations, n_columns=sae.W_enc.shape[0])
-    require_non_negative(l1_coefficient=l1_coefficient, lr=lr)
-    require_positive_int(n_steps=n_steps, batch_size=batch_size, n_logged=n_logged)
-    activations = activations.detach()  # if they were collected without torch.no_grad()
+    activations = check_training_input(
+        sae, activations, l1_coefficient, l1_start, n_steps, batch_size, lr, seed, n_logged
+    )
     trained = [p for p in sae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr, betas, weight_decay=0.0, fused=True)
-    to_log, log = steps_to_log(n_steps, n_logged), []
+    log, to_log = [], steps_to_log(n_steps, n_logged)
     batches = minibatches(activations, batch_size, n_steps, seed)
     for step, x in enumerate(tqdm(batches, total=n_steps, desc="training")):
-        x_hat, feature_acts = sae(x)
-        loss = sae_loss(x, x_hat, feature_acts, l1_coefficient)
+        price = price_at(step, n_steps, l1_coefficient, l1_start)
+        loss = sae.loss(x, price)
         if step in to_log:
-            log.append(log_entry(step, loss, feature_acts, sae.W_dec))
+            log.append(log_entry(step, sae, x, loss))
         sae.zero_grad()
-        loss.total.backward()
+        loss.total.sum().backward()
         optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
         optimizer.step()
         if normalize_decoder and sae.W_dec.requires_grad:  # after the step, which changed it
             sae.normalize_decoder_()
-    return TrainingHistory(*map(torch.stack, zip(*log, strict=True)))
+    return history_of(log, sae)
 
 
 def train_saes(
@@ -116,68 +84,147 @@ def train_saes(
     activations: torch.Tensor,
     *,
     l1_coefficient: float | Sequence[float] = 1e-3,
-    n_steps: int = 5_000,
-    batch_size: int = 256,
-    lr: float = 3e-2,
-    betas: tuple[float, float] = (0.9, 0.98),
-    normalize_decoder: bool = True,
     seeds: Sequence[int] | None = None,
-    n_logged: int = 60,
-    loss: Callable[..., SAELoss] = sae_loss,
+    batch_size: int = 256,
+    **settings,
 ) -> list[TrainingHistory]:
-    """`train_sae` for many SAEs of one shape in a single loop, in place; a history each.
+    """`train_sae` for many SAEs of one class and shape at once, in place; a history each.
 
     activations: one pool (n_samples, d_in) for all, or one each (n_saes, n_samples, d_in).
     l1_coefficient: one for all, or one each. seeds: one each; seed 0 for all by default.
-    The weights are stacked, and torch.func.vmap runs the SAEs' own class and loss over them:
-    SAE i sees the batches that train_sae would draw for it, and ends where it would end.
+    settings: the others of `train_sae`. The SAEs' weights are stacked on a leading axis, over
+    which the class's own lines broadcast, so that a stack goes through the same loop. SAE i sees
+    the batches that train_sae would draw for it, and ends where it would end.
+    Raises ValueError, by name, for a class whose lines do not broadcast.
     """
-    n_saes = len(saes)
-    require_positive_int(n_saes=n_saes, n_steps=n_steps, batch_size=batch_size, n_logged=n_logged)
-    require_float_tensor("activations", activations)
-    if activations.ndim not in (2, 3):
+    n = len(saes)
+    require_positive_int(n_saes=n, batch_size=batch_size)
+    seeds = require_one_each("seeds", [0] * n if seeds is None else seeds, n)
+    if hasattr(l1_coefficient, "__len__"):
+        l1_coefficient = require_one_each("l1_coefficient", l1_coefficient, n)
+    else:
+        l1_coefficient = [l1_coefficient] * n
+    require_non_negative(**{f"l1_coefficient[{i}]": c for i, c in enumerate(l1_coefficient)})
+    stack = stack_modules(saes)
+    prices = torch.tensor(l1_coefficient, dtype=stack.W_dec.dtype, device=stack.W_dec.device)
+    activations = float_tensor("activations", activations).to(stack.W_dec)
+    first_batch = next(minibatches(activations, batch_size, 1, seeds))
+    require_broadcasting(stack, saes, first_batch, prices)
+    history = train_sae(
+        stack, activations, l1_coefficient=prices, seed=seeds, batch_size=batch_size, **settings
+    )
+    unstack_(stack, saes)
+    step, *fields = history
+    return [TrainingHistory(step, *(field[:, i] for field in fields)) for i in range(n)]
+
+
+def require_broadcasting(
+    stack: SparseAutoencoder,
+    saes: Sequence[SparseAutoencoder],
+    x: torch.Tensor,
+    prices: torch.Tensor,
+) -> None:
+    """Raise unless a stack computes, for each SAE, the loss that the SAE has alone.
+
+    A class that counts axes from the front would mix up the SAEs of a stack, in silence.
+    Copies are asked, so that a class that counts its calls does not count these.
+    """
+    kind = type(stack).__name__
+    try:
+        together = copy.deepcopy(stack).loss(x, prices).total
+    except RuntimeError as error:
+        raise ValueError(f"{kind} does not broadcast over a leading axis: {error}") from error
+    for i in (0, len(saes) - 1):
+        alone = copy.deepcopy(saes[i]).loss(x[i], prices[i]).total
+        if together.shape != prices.shape or not torch.isclose(together[i], alone, rtol=1e-3):
+            raise ValueError(
+                f"{kind} computes something else in a stack than alone: write its lines with "
+                "axes counted from the end (dim=-1), or train its SAEs one by one with train_sae."
+            )
+
+
+def check_training_input(
+    sae, activations, l1_coefficient, l1_start, n_steps, batch_size, lr, seed, n_logged
+) -> torch.Tensor:
+    """The activations in the SAE's own dtype and on its device; raise if anything is off."""
+    activations = float_tensor("activations", activations)
+    if activations.ndim not in (2, sae.W_dec.ndim) or activations.shape[-1] != sae.W_dec.shape[-1]:
+        wanted = f"(n_samples, {sae.W_dec.shape[-1]})"
+        wanted += f" or ({len(sae.W_dec)}, n_samples, ...)" if sae.W_dec.ndim == 3 else ""
         raise ValueError(
-            "activations must have shape (n_samples, d_in) or (n_saes, n_samples, d_in), "
-            f"but {tuple(activations.shape)} came."
+            f"activations must have shape {wanted}, but {tuple(activations.shape)} came."
         )
-    require_finite_matrix("activations", activations.flatten(0, -2), saes[0].W_enc.shape[0])
-    activations = activations.detach()
-    pools = activations if activations.ndim == 3 else activations.expand(n_saes, -1, -1)
-    one_for_all = not isinstance(l1_coefficient, Sequence)
-    coefficients = [l1_coefficient] * n_saes if one_for_all else l1_coefficient
-    seeds = [0] * n_saes if seeds is None else seeds
-    for name, given in (("pools", pools), ("λs", coefficients), ("seeds", seeds)):
-        if len(given) != n_saes:
-            raise ValueError(f"{n_saes} SAEs need as many {name}, but {len(given)} came.")
-    for coefficient in coefficients:
-        require_non_negative(l1_coefficient=coefficient, lr=lr)
+    if activations.ndim == 3 and len(activations) != len(sae.W_dec):
+        raise ValueError(f"{len(sae.W_dec)} SAEs need as many pools, but {len(activations)} came.")
+    require_non_negative(lr=lr)
+    if not isinstance(l1_coefficient, torch.Tensor):  # a tensor was checked by train_saes
+        require_non_negative(l1_coefficient=l1_coefficient)
+    if l1_start is not None:
+        require_non_negative(l1_start=l1_start)
+        if l1_start == 0 or not torch.as_tensor(l1_coefficient).gt(0).all():
+            raise ValueError("A price that falls needs l1_start and l1_coefficient above 0.")
+    require_positive_int(n_steps=n_steps, batch_size=batch_size, n_logged=n_logged)
+    for one in seed if isinstance(seed, list) else [seed]:
+        require_seed(seed=one)
+    return activations.to(sae.W_dec)
 
-    stack = Stack(saes)
-    stack.skeleton.W_dec = nn.Parameter(stack.params["W_dec"])  # so that it normalises the stack
-    coefficients = torch.tensor(coefficients, dtype=pools.dtype, device=pools.device)
 
-    def loss_of_one(params, x, coefficient):
-        x_hat, feature_acts = stack.call_one(params, x)
-        terms = loss(x, x_hat, feature_acts, coefficient)
-        return terms.total, (terms, feature_acts)
+def minibatches(
+    activations: torch.Tensor, batch_size: int, n_steps: int, seed: int | list[int]
+) -> Iterator[torch.Tensor]:
+    """n_steps random batches (batch_size, d_in), drawn with replacement from the pool.
 
-    gradients_of = stacked_gradients(loss_of_one)
-    optimizer = torch.optim.AdamW(stack.trained(), lr, betas, weight_decay=0.0, fused=True)
-    to_log, log = steps_to_log(n_steps, n_logged), []
-    blocks = [
-        minibatch_blocks(pool, batch_size, n_steps, seed)
-        for pool, seed in zip(pools, seeds, strict=True)
-    ]
-    batches = (xs for block in zip(*blocks, strict=True) for xs in torch.stack(block, dim=1))
-    for step, xs in enumerate(tqdm(batches, total=n_steps, desc=f"{n_saes} SAEs")):
-        gradients, (losses, feature_acts) = gradients_of(stack.params, xs, coefficients)
-        if step in to_log:
-            log.append(log_entry(step, losses, feature_acts, stack.params["W_dec"]))
-        stack.set_gradients(gradients)
-        optimizer.param_groups[0]["lr"] = lr * cosine_schedule(step, n_steps)
-        optimizer.step()
-        if normalize_decoder and saes[0].W_dec.requires_grad:
-            stack.skeleton.normalize_decoder_()
-    stack.copy_back()
-    steps, *measured = map(torch.stack, zip(*log, strict=True))
-    return [TrainingHistory(steps, *(field[:, i] for field in measured)) for i in range(n_saes)]
+    With a list of seeds, for a stack: (n, batch_size, d_in), each seed from its own pool if
+    the pool has a leading axis too. Batches are drawn a hundred at a time, since one look-up is
+    cheaper than a hundred.
+    """
+    seeds = seed if isinstance(seed, list) else [seed]
+    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
+    n_samples = activations.shape[-2]
+    pool = activations.reshape(-1, activations.shape[-1])
+    first_row = torch.zeros(len(seeds), 1, dtype=torch.long)
+    if activations.ndim == 3:
+        first_row = torch.arange(len(seeds))[:, None] * n_samples
+    for start in range(0, n_steps, 100):
+        shape = (min(100, n_steps - start), batch_size)
+        rows = [torch.randint(n_samples, shape, generator=g) for g in generators]
+        rows = torch.stack(rows, dim=1) + first_row  # (steps, n, batch_size)
+        if not isinstance(seed, list):
+            rows = rows[:, 0]
+        yield from pool[rows.to(pool.device)]
+
+
+def cosine_schedule(step: int, n_steps: int) -> float:
+    """From 1 at the first step down to 0 after the last, along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+def price_at(
+    step: int, n_steps: int, l1_coefficient: float, l1_start: float | None
+) -> float | torch.Tensor:
+    """λ at this step: constant, or falling from l1_start over the first 60 % of the steps."""
+    if l1_start is None:
+        return l1_coefficient
+    left = max(0.0, 1 - step / (0.6 * n_steps))  # 1 at first, 0 from 60 % on
+    return l1_coefficient * (l1_start / l1_coefficient) ** left
+
+
+def steps_to_log(n_steps: int, n_logged: int) -> set[int]:
+    """About n_logged steps, evenly spaced on a log axis, the first and the last among them."""
+    last, gaps = n_steps - 1, max(n_logged - 1, 1)
+    return {0, last, *(round(last ** (i / gaps)) for i in range(n_logged) if last > 0)}
+
+
+@torch.no_grad()
+def log_entry(step: int, sae: SparseAutoencoder, x: torch.Tensor, loss: SAELoss) -> tuple:
+    """One entry of the history. A copy is asked for L0: looking must not change the training."""
+    l0 = fires(copy.deepcopy(sae).encode(x)).float().sum(dim=-1).mean(dim=-1)
+    entry = (loss.reconstruction, loss.sparsity, l0, sae.W_dec)
+    return torch.tensor(step), *(value.detach().cpu().clone() for value in entry)
+
+
+def history_of(log: list[tuple], sae: SparseAutoencoder) -> TrainingHistory:
+    """The log, field by field. Raises FloatingPointError if the training has run away."""
+    if not all(torch.isfinite(weight).all() for weight in sae.parameters()):
+        raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
+    return TrainingHistory(*map(torch.stack, zip(*log, strict=True)))

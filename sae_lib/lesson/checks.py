@@ -156,11 +156,11 @@ def _forward(x, We, be, Wd, bd):
 
 FORWARD = _Exercise(
     "forward pass",
-    ("x_hat", "feature_acts"),
+    ("x_hat", "latent_acts"),
     lambda answer: answer(*_randn((6, 5), (5, 8), (8,), (8, 5), (5,))),
     _forward,
     _table(
-        "the ReLU is missing: feature_acts must never be negative.",
+        "the ReLU is missing: latent_acts must never be negative.",
         lambda x, We, be, Wd, bd: _decode(x @ We + be, Wd, bd),
         "the ReLU came before the bias: the ReLU must see x W_enc + b_enc.",
         lambda x, We, be, Wd, bd: _decode(relu(x @ We) + be, Wd, bd),
@@ -174,7 +174,7 @@ FORWARD = _Exercise(
         lambda x, We, be, Wd, bd: _decode(relu((x + bd) @ We + be), Wd, 0),
         "x_hat went through a ReLU too: activations can be negative, so x_hat must be able to.",
         lambda *weights: (relu(_forward(*weights)[0]), _forward(*weights)[1]),
-        "the two results are swapped: return x_hat first, then feature_acts.",
+        "the two results are swapped: return x_hat first, then latent_acts.",
         lambda *weights: _forward(*weights)[::-1],
         "W_enc was transposed: it is (d_in, d_sae), so x @ W_enc fits as it is.",
         lambda x, We, be, Wd, bd: x @ We.T,
@@ -222,7 +222,7 @@ LOSS = _Exercise(
         lambda x, y, h, c: (y - x).abs().sum(dim=1).mean() + _total(x, x, h, c),
         "a root was taken: the error is the squared distance.",
         lambda x, y, h, c: (y - x).norm(dim=1).mean() + _total(x, x, h, c),
-        "the penalty is on x_hat: it belongs on feature_acts.",
+        "the penalty is on x_hat: it belongs on latent_acts.",
         lambda x, y, h, c: _total(x, y, y, c),
         "the activations were squared, an L2 penalty: that makes them small, not few.",
         lambda x, y, h, c: _total(x, y, h.square(), c),
@@ -379,12 +379,12 @@ MATCHING = _Exercise(
 
 
 def check_forward(answer: Callable) -> None:
-    """answer(x, W_enc, b_enc, W_dec, b_dec) -> (x_hat, feature_acts)"""
+    """answer(x, W_enc, b_enc, W_dec, b_dec) -> (x_hat, latent_acts)"""
     _mark(FORWARD, answer)
 
 
 def check_loss(answer: Callable) -> None:
-    """answer(x, x_hat, feature_acts, l1_coefficient) -> total"""
+    """answer(x, x_hat, latent_acts, l1_coefficient) -> total"""
     _mark(LOSS, answer)
 
 

@@ -1,0 +1,6 @@
+"""The lesson's furniture: marks for exercises, figures shown with their text, help in cells."""
+
+from sae_lib.lesson import checks, figures
+from sae_lib.lesson.notebook import explain_missing_names, use
+
+__all__ = ["checks", "explain_missing_names", "figures", "use"]
