@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from real_model.activations import Activations, mean_and_scale
-from sae_lib import SparseAutoencoder, sae_loss
+from sae_lib import SparseAutoencoder
 
 
 class Standardised:
@@ -78,8 +78,7 @@ def train(
         start, log = _resume(Path(path), sae, optimizer, settings)
     for step in tqdm(range(start, n_steps), initial=start, total=n_steps, desc="training"):
         x = data.batch(batch_size, seed, step)
-        x_hat, latent_acts = sae(x)
-        loss = sae_loss(x, x_hat, latent_acts, 0.0)
+        loss = sae.loss(x, 0.0)
         if step % 50 == 0 or step == n_steps - 1:
             log.append({"step": step, "loss": loss.total.item()})
         sae.zero_grad()

@@ -1,0 +1,161 @@
+"""What can be claimed without a ground truth? Word lists as labels, and switching latents."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from real_model.activations import Transformer, package_folder, word_lists_of_empath
+from real_model.train import Standardised
+from sae_lib import SparseAutoencoder
+
+# --- labels: does a latent fire on the words of a list? -----------------------------------
+
+GRAMMAR = {
+    "plural nouns": {"NNS"},
+    "past-tense verbs": {"VBD"},
+    "verbs in -ing": {"VBG"},
+    "modal verbs": {"MD"},
+    "pronouns": {"PRP", "PRP$"},
+    "numbers": {"CD"},
+    "comparatives": {"JJR", "RBR"},
+    "superlatives": {"JJS", "RBS"},
+    "adverbs": {"RB"},
+    "adjectives": {"JJ"},
+    "prepositions": {"IN"},
+    "articles and the like": {"DT"},
+    "question words": {"WP", "WDT", "WRB"},
+}  # Penn tags
+
+
+def word_lists() -> dict[str, frozenset[str]]:
+    """Lists that others made: TextBlob's part-of-speech lexicon, and Empath's topics.
+
+    A word has one tag there, its most frequent one, whatever it is in a sentence.
+    """
+    text = (package_folder("textblob") / "en" / "en-lexicon.txt").read_text("utf-8")
+    pairs = [line.split() for line in text.splitlines() if line and not line.startswith(";;;")]
+    tag_of = {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[0].islower()}
+    grammar = {
+        name: frozenset(word for word, tag in tag_of.items() if tag in tags)
+        for name, tags in GRAMMAR.items()
+    }
+    topics = {f"topic: {name}": words for name, words in word_lists_of_empath().items()}
+    return grammar | topics
+
+
+def label_tokens(
+    token_words: np.ndarray, lists: Mapping[str, frozenset[str]], *, min_tokens: int, first: int
+) -> dict[str, np.ndarray]:
+    """Which tokens belong to a word of the list: bool (n_tokens,) for each list.
+
+    Lists with fewer than `min_tokens` such tokens from token `first` on are left out.
+    """
+    vocabulary, of_token = np.unique(token_words, return_inverse=True)
+    labels = {}
+    for name, words in lists.items():
+        label = np.isin(vocabulary, list(words))[of_token]
+        if label[first:].sum() >= min_tokens:
+            labels[name] = label
+    return labels
+
+
+def shuffled_labels(token_words: np.ndarray, label: np.ndarray, *, seed: int) -> np.ndarray:
+    """The label of a random word list: each word gives its label to one of like frequency.
+
+    A harder chance level than shuffling tokens: a latent for any common word profits from it.
+    """
+    vocabulary, of_token, counts = np.unique(token_words, return_inverse=True, return_counts=True)
+    of_word = np.zeros(len(vocabulary), dtype=bool)
+    of_word[of_token[label]] = True
+    by_count = np.argsort(-counts, kind="stable")
+    rng = np.random.default_rng(seed)
+    for first in range(0, len(by_count), 20):
+        block = by_count[first : first + 20]
+        of_word[block] = of_word[rng.permutation(block)]
+    return of_word[of_token]
+
+
+def f1_of_best_latent(
+    train_code: sparse.csc_array, test_code: sparse.csc_array, label: np.ndarray
+) -> tuple[int, float, float]:
+    """The latent and threshold with the best F1 on the training tokens: latent, threshold, F1.
+
+    F1 is measured on the test tokens, which the choice has not seen.
+    label: bool, training tokens first, then test tokens.
+    """
+    y, y_test = label[: train_code.shape[0]], label[train_code.shape[0] :]
+    code = train_code
+    latent = np.repeat(np.arange(code.shape[1]), np.diff(code.indptr))
+    order = np.lexsort((-code.data, latent))  # each latent's tokens, strongest first
+    hits = np.cumsum(y[code.indices[order]])
+    starts = code.indptr[latent]
+    hits = hits - np.r_[0, hits][starts]
+    rank = np.arange(len(order)) - starts + 1
+    best = int(np.argmax(2 * hits / (rank + y.sum())))
+    chosen, threshold = int(latent[best]), float(code.data[order][best])
+    fired = test_code[:, [chosen]].toarray().ravel() >= threshold
+    f1 = 2 * (fired & y_test).sum() / max(fired.sum() + y_test.sum(), 1)
+    return chosen, threshold, float(f1)
+
+
+# --- switching: does the label predict what changes in the model's output? ----------------
+
+
+@torch.no_grad()
+def embed(
+    transformer: Transformer,
+    texts: Sequence[str],
+    layer: int | None = None,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Sentence embeddings, length 1: (n, width). The mean of the last layer over the tokens.
+
+    change(x): what is added to the output of `layer` at every token but the special ones.
+    """
+    out = []
+    for first in range(0, len(texts), 64):
+        inputs = transformer.tokenize(texts[first : first + 64])
+        inputs.pop("offset_mapping")
+        special = inputs.pop("special_tokens_mask")
+        mask = inputs["attention_mask"][..., None]
+        if change is None:
+            last = transformer.model(**inputs).last_hidden_state
+        else:
+            inner = mask * (1 - special[..., None])
+            with transformer.at_layer(layer, lambda x, inner=inner: x + inner * change(x)):
+                last = transformer.model(**inputs).last_hidden_state
+        out.append((last * mask).sum(dim=1) / mask.sum(dim=1))
+    return torch.nn.functional.normalize(torch.cat(out), dim=-1)
+
+
+def off(sae: SparseAutoencoder, data: Standardised, latent: int, into: int | None = None):
+    """Take a latent's part out of the activations: x - act · direction.
+
+    into: take out the same amount, at the same tokens, along another latent's direction (control).
+    """
+    direction = sae.W_dec[latent if into is None else into].detach()
+    return lambda x: -data.scale * sae.encode(data(x))[..., [latent]] * direction
+
+
+def up(sae: SparseAutoencoder, data: Standardised, latent: int, amount: float):
+    """Add `amount` of a latent's direction to the activations of every token."""
+    direction = sae.W_dec[latent].detach()
+    return lambda _x: data.scale * amount * direction
+
+
+def topic_direction(transformer: Transformer, words: Sequence[str], others: Sequence[str]):
+    """The mean embedding of some words, less that of other words; length 1: (width,)."""
+    difference = embed(transformer, words).mean(dim=0) - embed(transformer, others).mean(dim=0)
+    return difference / difference.norm()
+
+
+def matched(rates: np.ndarray, latents: Sequence[int], n: int, *, seed: int) -> np.ndarray:
+    """For each latent, n others at random from the 4 n with the nearest firing rates."""
+    rng, out = np.random.default_rng(seed), []
+    free = np.setdiff1d(np.flatnonzero(rates), latents)
+    for latent in latents:
+        nearest = free[np.argsort(abs(np.log(rates[free] / rates[latent])), kind="stable")]
+        out.append(rng.choice(nearest[: 4 * n], n, replace=False))
+    return np.array(out)
