@@ -14,6 +14,14 @@ def _both_signs(axes: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.concatenate([axes, -axes]), dtype=torch.float32)
 
 
+def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
+    """The activations in numpy; raise if all are the same, so that there is nothing to find."""
+    x = finite_matrix("activations", activations).cpu().numpy()
+    if (x == x[0]).all():
+        raise ValueError("activations are the same in every row, so they have no directions.")
+    return x
+
+
 def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
     """Each hidden neuron, up and down: (2 d_in, d_in)."""
     return _both_signs(np.eye(finite_matrix("activations", activations).shape[1]))
@@ -21,13 +29,13 @@ def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
 
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
     """The principal components, both ways: (2 d_in, d_in)."""
-    x = finite_matrix("activations", activations).cpu().numpy()
+    x = _varied_matrix(activations)
     return _both_signs(PCA().fit(x).components_)
 
 
 def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
     """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in)."""
-    x = finite_matrix("activations", activations).cpu().numpy()
+    x = _varied_matrix(activations)
     require_seed(seed=seed)
     ica = FastICA(whiten="unit-variance", max_iter=1_000, tol=1e-3, random_state=seed)
     return _both_signs(ica.fit(x).mixing_.T)
@@ -57,7 +65,7 @@ def sparse_coding_directions(
     The activations are first divided by their standard deviation. alpha = 0.5 finds all ten of
     10 in 5 and all fifteen of 15 in 5; at 0.05 it finds few. Mairal et al. 2009.
     """
-    x = finite_matrix("activations", activations).cpu().numpy()
+    x = _varied_matrix(activations)
     require_positive_int(n_atoms=n_atoms)
     require_seed(seed=seed)
     learner = MiniBatchDictionaryLearning(

@@ -70,7 +70,7 @@ def chance_cosines(
 
 def fires(latent_acts: torch.Tensor) -> torch.Tensor:
     """Which latents fire on which inputs: bool, of the shape of latent_acts."""
-    return latent_acts.abs() > FIRES
+    return abs(latent_acts) > FIRES
 
 
 def l0(latent_acts: torch.Tensor) -> float:
@@ -94,9 +94,9 @@ def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
             f"x and x_hat must have the same shape, but {tuple(x.shape)} and "
             f"{tuple(x_hat.shape)} came."
         )
-    variance = (x - x.mean(dim=0)).square().sum()
-    if variance == 0:
+    if (x == x[0]).all():
         raise ValueError("x is the same in every row, so it has no variance to explain.")
+    variance = (x - x.mean(dim=0)).square().sum()
     return ((x - x_hat).square().sum() / variance).item()
 
 

@@ -26,6 +26,13 @@ STYLE = {
 }
 
 
+def _cell_text(value: float, one: float) -> str:
+    """A cosine in at most four signs; 1 from `one` up, so that a 1 is what counts as found."""
+    if abs(value) >= one:
+        return "1" if value > 0 else "−1"
+    return f"{value:.2f}".replace("0.", ".").replace("-", "−")
+
+
 def plot_matrix(
     matrix,
     ax: Axes | None = None,
@@ -36,12 +43,13 @@ def plot_matrix(
     yticks: Sequence | None = None,
     marked: Sequence[tuple[int, int]] = (),
     numbers: float = 2.0,
+    one: float = 0.99,
     colorbar: str = "",
 ) -> Axes:
     """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (red).
 
     marked: (row, column) cells to frame. numbers: write the value in cells at least this far
-    from 0 (so, by default, in none).
+    from 0 (so, by default, in none); from `one` on it is written as 1.
     """
     matrix = np.asarray(matrix)
     rows, columns = matrix.shape
@@ -58,8 +66,8 @@ def plot_matrix(
     for (row, column), value in np.ndenumerate(matrix):
         if abs(value) >= numbers:
             colour = "white" if abs(value) > 0.6 else "black"
-            text = f"{value:+.1f}".replace("+1.0", "1").replace("-1.0", "−1")
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+            text = _cell_text(value, one)
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
     return ax
@@ -85,16 +93,20 @@ def mark_groups(ax: Axes, groups: dict[str, Sequence[int]]) -> Axes:
 
 
 def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
-    """Matched cosines of random dictionaries (a histogram) and of the SAE (lines)."""
+    """Worst and mean matched cosine of random dictionaries (histograms), and of the SAE (lines).
+
+    chance (n_draws, n_features); cosines (n_features,).
+    """
     ax = ax or plt.subplots(figsize=(8, 3.4))[1]
-    ax.hist(np.ravel(chance), bins=np.linspace(0.1, 1.0, 46), color=GREY)
-    for i, cosine in enumerate(cosines):
-        label = "the SAE's features" if i == 0 else None
-        ax.axvline(cosine, color=ORANGE, linewidth=2, label=label)
-    ax.axvline(np.mean(chance), color="black", linestyle=":", label="mean of chance")
-    ax.set(xlabel="cosine with the matched direction", ylabel="random directions", yticks=[])
-    ax.set_title("Chance reaches high cosines, but never ten times 0.99")
-    ax.legend(loc="upper left")
+    bins = np.linspace(0, 1, 51)
+    for values, colour, hatch, name in (
+        (np.nanmin(chance, axis=1), GREY, "", "random: the worst of a dictionary"),
+        (np.nanmean(chance, axis=1), "#9ecae1", "//", "random: its mean"),
+    ):
+        ax.hist(values, bins=bins, color=colour, hatch=hatch, edgecolor="white", label=name)
+    ax.axvline(np.nanmin(cosines), color=ORANGE, linewidth=3, label="the SAE: the worst")
+    ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
+    ax.legend(loc="upper left", fontsize=11)
     return ax
 
 
@@ -115,80 +127,90 @@ def plot_training(
     true_l0: float,
     oracle_loss: float,
 ) -> Figure:
-    """Loss, L0 and recovery on one step axis (logarithmic; step 0 is drawn at 1)."""
+    """Loss, L0 and recovery on one axis of training batches (logarithmic, the first at 1).
+
+    Three axes without titles, top to bottom: what they show is for the caller to say.
+    """
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8.4), sharex=True)
-    step = np.maximum(np.asarray(history.step), 1)
-    top.plot(step, np.asarray(history.reconstruction), color=BLUE, label="reconstruction error")
-    top.plot(step, np.asarray(history.l1), color=ORANGE, linestyle="--", label="λ · L1")
-    top.axhline(oracle_loss, color="black", linewidth=1.2, linestyle=":")
-    top.text(1, oracle_loss * 0.2, "total loss of the true dictionary", fontsize=11, va="top")
-    top.set(yscale="log", ylabel="loss (log scale)", title="The error is gone early …")
-    top.legend(loc="upper right")
-    middle.plot(step, np.asarray(history.l0), color=PURPLE)
-    middle.axhline(true_l0, color="black", linewidth=1.2, linestyle=":")
-    middle.text(1, true_l0 + 0.15, "features really on per input", fontsize=11)
-    middle.set(ylabel="L0", ylim=(0, None), title="… the code gets sparser for much longer …")
-    bottom.plot(step, n_recovered, color=GREEN, drawstyle="steps-post")
+    batch = np.asarray(history.step) + 1
+    error, price = np.asarray(history.reconstruction), np.asarray(history.sparsity)
+    top.plot(batch, error + price, color="black", label="total loss")
+    top.plot(batch, error, color=BLUE, linestyle="--", label="reconstruction error")
+    top.plot(batch, price, color=ORANGE, linestyle="-.", label="λ · L1")
+    top.axhline(oracle_loss, color=GREY, linestyle=":", label="total loss of the true dictionary")
+    top.set(yscale="log", ylabel="loss (log scale)")
+    top.legend(loc="upper right", fontsize=11)
+    middle.plot(batch, np.asarray(history.l0), color=PURPLE, label="latents that fire")
+    middle.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
+    middle.set(ylabel="per input (L0)", ylim=(0, None))
+    middle.legend(loc="upper right", fontsize=11)
+    bottom.plot(batch, n_recovered, color=GREEN, drawstyle="steps-post")
     bottom.set(
         xscale="log",
         ylim=(-0.3, n_features + 0.6),
-        xlabel="training step (log scale)",
+        xlabel="training batch (log scale)",
         ylabel=f"recovered of {n_features}",
-        title="… and only then are the features found",
     )
     return fig
 
 
-def plot_directions(feature_directions, latent_directions, names: Sequence[str]) -> Figure:
-    """Each feature's direction beside its latent's, one coordinate a column.
+def plot_directions(directions: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Sets of directions side by side, a panel each direction, one coordinate a column.
 
-    Both (n, d). Coordinates have no order, so no line joins them.
+    directions: up to three sets (n, d), such as {"true": …, "learned": …}; names: one a panel.
+    Coordinates have no order, so no line joins them.
     """
-    truth, found = np.asarray(feature_directions), np.asarray(latent_directions)
-    columns = 5
-    rows = -(-len(truth) // columns)
+    marks = (
+        {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": BLUE},
+        {"marker": "x", "markersize": 7, "markeredgewidth": 2, "color": ORANGE},
+        {"marker": "_", "markersize": 9, "markeredgewidth": 2, "color": GREY},
+    )
+    columns, rows = 5, -(-len(names) // 5)
     fig, axes = plt.subplots(
         rows, columns, figsize=(8, 0.5 + 2.1 * rows), sharex=True, sharey=True, squeeze=False
     )
-    for ax in axes.flat[len(truth) :]:
+    for ax in axes.flat[len(names) :]:
         ax.remove()
-    x = np.arange(truth.shape[1])
-    for ax, t, f, name in zip(axes.flat, truth, found, names, strict=False):
+    for i, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
         ax.axhline(0, color=GREY, linewidth=0.8)
-        ax.plot(
-            x, t, "o", markersize=11, markerfacecolor="none", markeredgecolor=BLUE, label="true"
-        )
-        ax.plot(x, f, "x", markersize=7, markeredgewidth=2, color=ORANGE, label="learned")
+        for (label, rows_), mark in zip(directions.items(), marks, strict=False):
+            ax.plot(np.asarray(rows_)[i], linestyle="", label=label, **mark)
         ax.set_title(name, fontsize=10, fontweight="normal")
-        ax.set(xticks=x, ylim=(-1.15, 1.15))
+        ax.set(ylim=(-1.15, 1.15), xticks=range(np.shape(rows_)[1]))
     fig.supxlabel("hidden coordinate", fontsize=12)
     fig.supylabel("value", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper right", ncols=2)
+    fig.legend(handles, labels, loc="outside upper right", ncols=3)
     return fig
 
 
-def plot_firing(features, feature_acts, ax: Axes | None = None, *, title: str = "") -> Axes:
-    """One feature's value against its latent's activation, a dot an input: both (n,)."""
+def plot_firing(strengths, latent_acts, partner_on, ax: Axes | None = None) -> Axes:
+    """A feature's strength against its latent's activation, a dot an input: all (n,).
+
+    partner_on: bool, the inputs that hold the opposite feature too; drawn in another mark.
+    """
     ax = ax or plt.subplots(figsize=(6, 4.5))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
-    ax.plot(
-        np.asarray(features), np.asarray(feature_acts), ".", color=BLUE, alpha=0.35, markersize=5
-    )
-    ax.set(xlabel="feature value (0 = off)", ylabel="latent's activation", title=title)
+    strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
+    partner_on = np.asarray(partner_on)
+    for shown, mark, colour, label in (
+        (~partner_on, ".", BLUE, "opposite feature off"),
+        (partner_on, "x", ORANGE, "opposite feature on too"),
+    ):
+        ax.plot(strengths[shown], latent_acts[shown], mark, color=colour, alpha=0.6, label=label)
+    ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latent")
+    ax.legend(loc="upper left", fontsize=11)
     return ax
 
 
-def plot_seeds(cosines, threshold: float, ax: Axes | None = None) -> Axes:
-    """Every feature of every seed: cosines (n_seeds, n_features), one column of dots a seed."""
-    ax = ax or plt.subplots(figsize=(8, 3.2))[1]
-    cosines = np.asarray(cosines)
-    ax.plot(np.arange(len(cosines)), cosines, ".", color=BLUE, alpha=0.6)
-    ax.axhline(threshold, color=ORANGE, linestyle="--", linewidth=1.5)
-    low = min(cosines.min(), 2 * threshold - 1)
-    ax.set(
-        xlabel="seed", ylabel="matched cosine", ylim=(low - 0.1 * (1 - low), 1 + 0.1 * (1 - low))
-    )
+def plot_recovery(steps, counts, n_features: int, ax: Axes | None = None) -> Axes:
+    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged)."""
+    ax = ax or plt.subplots(figsize=(8, 3.6))[1]
+    batch, counts = np.asarray(steps) + 1, np.asarray(counts)
+    ax.plot(batch, counts.T, color=BLUE, alpha=0.15, linewidth=1)
+    ax.plot(batch, counts.mean(axis=0), color=BLUE, linewidth=3, label=f"mean of {len(counts)}")
+    ax.set(xscale="log", xlabel="training batch (log scale)", ylim=(-0.3, n_features + 0.6))
+    ax.set(ylabel=f"recovered of {n_features}")
     return ax
 
 
@@ -199,7 +221,8 @@ def plot_bars(values: dict[str, Sequence[float]], total: int, ax: Axes | None = 
         mean = np.mean(counts)
         ax.barh(row, mean, color="#9ecae1", height=0.6)
         ax.plot(counts, np.full(len(counts), row), "o", color=BLUE, markersize=5, alpha=0.6)
-        ax.text(total * 1.03, row, f"{mean:.1f}", va="center")
+        text = f"{mean:.1f}".removesuffix(".0")
+        ax.text(total * 1.03, row, text, va="center")
     ax.set_yticks(range(len(values)), list(values))
     ax.set(xlim=(0, total * 1.12), xlabel=f"features recovered (of {total})")
     ax.invert_yaxis()
@@ -227,8 +250,8 @@ def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None)
     ax = ax or plt.subplots(figsize=(8, 1.3 + 0.55 * len(values)))[1]
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        weight = "bold" if value == 1 else "normal"
-        ax.text(column, row, f"{value:.0%}", ha="center", va="center", fontweight=weight)
+        colour = "white" if value > 0.75 else "black"
+        ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
     ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
     ax.set_yticks(range(len(yticks)), yticks)
     ax.tick_params(length=0)

@@ -102,7 +102,7 @@ class TopKSparseAutoencoder(SparseAutoencoder):
         require_positive_int(k=k)
         if k > d_sae:
             raise ValueError(f"k must be at most d_sae={d_sae}, but {k} came.")
-        self.k = k
+        self.k = int(k)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         latent_acts = super().encode(x)
@@ -117,7 +117,7 @@ class TopKSparseAutoencoder(SparseAutoencoder):
 # --- saving: numbers and a few words of JSON, no code ---------------------------------------
 
 
-def _settings(sae: nn.Module) -> dict:
+def settings_of(sae: nn.Module) -> dict:
     """What a class keeps besides tensors, such as k: {name: value}."""
     return {name: v for name, v in vars(sae).items() if name not in vars(nn.Module())}
 
@@ -132,14 +132,14 @@ def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = Fals
 
     Raises FileExistsError rather than replace a file, unless overwrite=True; FileNotFoundError
     if the folder does not exist; TypeError if it is not an SAE; ValueError if it is a stack, or
-    of a class that could not be built again from its settings.
+    could not be read again: the file is read before it takes its place.
     """
     kind, path = type(sae), Path(path)
     if not _is_a(kind, "SparseAutoencoder"):
         raise TypeError(f"save_sae saves a SparseAutoencoder, but a {kind.__name__} came.")
     if sae.W_dec.ndim != 2:
         raise ValueError("This is a stack of SAEs; save them one by one.")
-    settings, known = _settings(sae), set(inspect.signature(kind).parameters)
+    settings, known = settings_of(sae), set(inspect.signature(kind).parameters)
     for name, value in settings.items():
         if name not in known or not isinstance(value, (int, float, str, bool, type(None))):
             raise ValueError(
@@ -155,8 +155,14 @@ def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = Fals
     tensors = {n: t.detach().cpu().contiguous() for n, t in sae.state_dict().items()}
     unfinished = path.with_name(path.name + ".unfinished")  # so that a crash spoils no old file
     words = {"class": kind.__name__, "settings": json.dumps(settings)}
-    save_file(tensors, unfinished, metadata=words)
-    unfinished.replace(path)
+    try:
+        save_file(tensors, unfinished, metadata=words)
+        load_sae(unfinished)
+        unfinished.replace(path)
+    except ValueError as error:
+        raise ValueError(f"This {kind.__name__} cannot be saved: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _class_named(name: str) -> type[SparseAutoencoder] | None:
@@ -190,16 +196,19 @@ def load_sae(path: str | Path) -> SparseAutoencoder:
     kind = _class_named(words["class"])
     if kind is None:
         raise ValueError(f"{path} holds a {words['class']}; define or import that class first.")
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {name} holds {tensor.dtype}, NaN or infinite values.")
     if "W_dec" not in tensors or tensors["W_dec"].ndim != 2:
         raise ValueError(f"{path} holds {sorted(tensors)}, not the weights of an SAE.")
     d_sae, d_in = tensors["W_dec"].shape
     try:
         sae = kind(d_in, d_sae, **json.loads(words["settings"]))
+        own = sae.state_dict()
+        for name, tensor in tensors.items():
+            if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+                raise TypeError(f"{name} holds {tensor.dtype} in place of {own[name].dtype}.")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} holds NaN or infinite values.")
         sae.load_state_dict(tensors, assign=True)
     except Exception as error:
-        what = str(error).splitlines()[0]
+        what = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a {words['class']}: {what}") from error
     return sae

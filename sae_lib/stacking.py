@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
-from sae_lib.sae import _settings
+from sae_lib.sae import settings_of
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -22,8 +23,16 @@ def _signature(module: nn.Module) -> dict:
         **{f"shape of {name}": tuple(t.shape) for name, t in _tensors(module).items()},
         **{f"dtype of {name}": t.dtype for name, t in _tensors(module).items()},
         **{f"frozen state of {name}": t.requires_grad for name, t in _tensors(module).items()},
-        **_settings(module),
+        **settings_of(module),
     }
+
+
+def refuse_plain_tensors(module: nn.Module) -> None:
+    """Raise if the module keeps a tensor or an array that is neither parameter nor buffer."""
+    for name, value in settings_of(module).items():
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            kind = type(module).__name__
+            raise TypeError(f"`{name}` of {kind} is a plain tensor; make it a buffer to stack it.")
 
 
 def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
@@ -37,11 +46,13 @@ def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
     """
     first = modules[0]
     kind = type(first).__name__
+    if not all(isinstance(module, nn.Module) for module in modules):
+        raise TypeError(f"A stack takes modules, but {[type(m).__name__ for m in modules]} came.")
+    if len({id(module) for module in modules}) < len(modules):
+        raise ValueError(f"The same {kind} came twice; a stack trains each of its own.")
     if any(True for _ in first.children()):
         raise TypeError(f"A {kind} has modules inside it; a stack needs plain weights.")
-    for name, value in _settings(first).items():
-        if isinstance(value, torch.Tensor):
-            raise TypeError(f"`{name}` of {kind} is a plain tensor; make it a buffer to stack it.")
+    refuse_plain_tensors(first)
     wanted = _signature(first)
     for module in modules[1:]:
         given = _signature(module)
@@ -65,4 +76,4 @@ def unstack_(stack: nn.Module, modules: Sequence[nn.Module]) -> None:
     for i, module in enumerate(modules):
         for name, tensor in _tensors(module).items():
             tensor.copy_(getattr(stack, name)[i].view_as(tensor))
-        vars(module).update(_settings(stack))
+        vars(module).update(copy.deepcopy(settings_of(stack)))

@@ -7,6 +7,7 @@ from torch import nn
 
 from sae_lib.stacking import stack_modules, unstack_
 from sae_lib.validation import (
+    require_list,
     require_non_negative,
     require_one_each,
     require_positive_int,
@@ -99,11 +100,13 @@ def train_toy_model(
         loss.sum().backward()
         optimizer.step()
         schedule.step()
+    if not torch.isfinite(model.W).all():
+        raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
 
 
 def train_toy_models(models: Sequence[ToyModel], *, seeds: Sequence[int], **settings) -> None:
     """`train_toy_model` for many models of one shape at once, in place. seeds: one per model."""
-    require_positive_int(n_models=len(models))
+    models = require_list("models", models)
     seeds = require_one_each("seeds", seeds, len(models))
     stack = stack_modules(models)
     train_toy_model(stack, seed=seeds, **settings)

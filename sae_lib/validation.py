@@ -36,13 +36,22 @@ def require_seed(**seeds: Integral) -> None:
             raise ValueError(f"{name} must lie between 0 and 2**63 - 1, but {seed} came.")
 
 
+def require_list(name: str, values: Sequence) -> list:
+    """`values` as a list; raise if it is no sequence (or array), or empty."""
+    is_number = getattr(values, "ndim", 1) == 0
+    if isinstance(values, (str, bytes)) or is_number or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be a list, but a {type(values).__name__} came.")
+    if len(values) == 0:
+        raise ValueError(f"{name} must have at least one entry, but it is empty.")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
 def require_one_each(name: str, values: Sequence, n: int) -> list:
     """`values` as a list of n; raise if it is no sequence (or array), or of another length."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-        raise TypeError(f"{name} must be a sequence of {n}, but a {type(values).__name__} came.")
+    values = require_list(name, values)
     if len(values) != n:
         raise ValueError(f"{name} must have {n} entries, one for each, but {len(values)} came.")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    return values
 
 
 def finite_matrix(name: str, x, n_columns: int | None = None) -> torch.Tensor:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sae_lib import (
+    FALLING_PRICE,
     SparseAutoencoder,
     ToyModel,
     TrainingHistory,
@@ -38,16 +39,20 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """Everything with the default settings, but for λ = 0 in the last two. Do not write to it."""
+    """Six base models, an SAE for each with the price that falls, and two at λ = 0.
+
+    Shared by all tests: do not write to it.
+    """
     models = [ToyModel(seed=seed) for seed in SEEDS]
     train_toy_models(models, seeds=SEEDS)
     features = torch.stack([m.sample_features(20_000, seed=100 + i) for i, m in enumerate(models)])
     with torch.no_grad():
         pools = torch.stack([m.encode(f) for m, f in zip(models, features, strict=True)])
-    seeds = [*SEEDS, 0, 1]
-    saes = [SparseAutoencoder(5, 20, seed=seed) for seed in seeds]
-    histories = train_saes(saes, pools[seeds], l1_coefficient=[1e-3] * 6 + [0.0] * 2, seeds=seeds)
-    return Trained(models, features, pools, saes[:6], histories[:6], saes[6:])
+    saes = [SparseAutoencoder(5, 20, seed=seed) for seed in SEEDS]
+    histories = train_saes(saes, pools, seeds=SEEDS, **FALLING_PRICE)
+    without_l1 = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)]
+    train_saes(without_l1, pools[:2], l1_coefficient=0, seeds=(0, 1), n_steps=2_000, lr=0.05)
+    return Trained(models, features, pools, saes, histories, without_l1)
 
 
 @pytest.fixture

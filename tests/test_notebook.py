@@ -1,15 +1,25 @@
 """The notebook itself: in step with the library, self-sufficient, and honest when it fails."""
 
+import ast
 import importlib.util
+import io
 import json
+import os
 import re
 import shutil
 import sys
+import tempfile
+import tokenize
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
+
+import sae_lib
+from sae_lib.lesson import names
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = nbformat.read(ROOT / "sparse_autoencoders.ipynb", as_version=4)
@@ -27,16 +37,23 @@ def printed(cell_id: str, notebook: nbformat.NotebookNode = NOTEBOOK) -> str:
     return "".join(o.text for o in cell.outputs if o.output_type == "stream")
 
 
-def run_cells(changes: dict[str, str], until: str, times: int = 1) -> dict:
-    """Run the code cells up to `until` in this process, with lines of the constants replaced."""
+def _run_cells(changes: dict[str, str], until: str, *, edits=None, but=(), times=1) -> dict:
+    """Run the code cells up to `until` in this process, with lines of the constants replaced.
+
+    edits: cell id -> (old text, new text), what a learner would change in that cell. but: cells
+    to leave out.
+    """
     namespace = {}
     for cell in CODE:
         source = cell.source
+        for old, new in [(edits or {}).get(cell.id, ("", ""))]:
+            assert old in source
+            source = source.replace(old, new)
         if cell.id == "constants":
             for name, value in changes.items():
                 source, n = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", source)
                 assert n == 1, f"the constants cell does not set {name}"
-        if cell.id != "library" and not cell.id.startswith("ex-"):
+        if cell.id not in {"library", "race", *but} and not cell.id.startswith("ex-"):
             for _ in range(times):
                 exec(compile(source, cell.id, "exec"), namespace)
         if cell.id == until:
@@ -103,100 +120,274 @@ def test_the_folded_cell_takes_less_than_a_screen_where_nothing_folds():
     assert CELLS["library"].metadata.jupyter.source_hidden
 
 
-# --- running it -------------------------------------------------------------------------
+# --- the file: what a reader meets --------------------------------------------------------
 
 
-def test_alone_in_an_empty_folder_it_reaches_the_same_verdict(tmp_path):
-    shutil.copy(ROOT / "sparse_autoencoders.ipynb", tmp_path)
-    notebook = nbformat.read(tmp_path / "sparse_autoencoders.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
-    assert (tmp_path / "sae_lib" / "sae.py").read_text() == sync.library_files()["sae.py"]
-    assert printed("verdict", notebook) == printed("verdict") != ""
+def code_lines(source: str) -> int:
+    """Lines that hold code: no blank lines, comments or docstrings."""
+    tree = ast.parse(source)
+    text = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node)
+        for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    quiet = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    quiet.add(tokenize.ENDMARKER)
+    lines = set()
+    for token in tokens:
+        if token.type not in quiet:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - text)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"L1_COEFFICIENT": "0.0"},
-        {"N_STEPS": "1_000"},
-        {"NORMALIZE_DECODER": "False", "N_STEPS": "2_000"},
-    ],
-    ids=["no L1", "too few steps", "no unit norm and fewer steps"],
-)
-def test_a_broken_setting_fails_the_verdict_with_a_sentence(changes):
-    with pytest.raises(AssertionError, match=r"Expected all 10 features .* but came to: \d of 10"):
-        run_cells(changes, until="verdict")
+@pytest.mark.parametrize("cell", CODE, ids=lambda c: c.id)
+def test_no_shown_cell_is_long(cell):
+    assert code_lines(cell.source) <= (40 if "cellView" in cell.metadata else 25)
 
 
-def test_a_base_model_without_all_features_fails_the_gate():
-    with pytest.raises(AssertionError, match="the base model left a feature out"):
-        run_cells({"N_FEATURES, N_HIDDEN": "40, 2"}, until="gate")
+def test_the_table_of_names_is_that_of_the_notebook():
+    assert sync.made_in(NOTEBOOK) == names.MADE_IN
+    assert names.MADE_IN["matches"].startswith("6.")
 
 
-def test_every_cell_may_be_run_twice():
-    namespace = run_cells({}, until="verdict", times=2)
-    assert namespace["verdict"] == printed("verdict").strip()
+def without_what_sanitisers_remove(page: str) -> str:
+    page = re.sub(r"(?s)<script.*?</script>", "", page)
+    return re.sub(r"<input[^>]*>|style=\"[^\"]*\"", "", page)
 
 
-def test_two_runs_give_identical_numbers():
-    first, second = (run_cells({"N_STEPS": "300"}, until="cosine") for _ in range(2))
-    assert (first["feature_acts"] == second["feature_acts"]).all()
+@pytest.mark.parametrize("cell_id", ["race", "b3"])
+def test_a_sanitised_slider_leaves_one_picture_with_its_text(cell_id):
+    page = next(o.data["text/html"] for o in CELLS[cell_id].outputs if "data" in o)
+    assert page.count("data:image/png") > 10
+    left = without_what_sanitisers_remove(page)
+    assert left.count("<img") == left.count("data:image/png") == 1
+    assert re.search(r'alt="[^"]{20,}"', left)
 
 
-# --- how the library arrives ------------------------------------------------------------
+# --- running it ---------------------------------------------------------------------------
+
+QUICK = {"N_STEPS": "300", "N_SAMPLES": "5_000"}
 
 
 @pytest.fixture
-def provide(monkeypatch):
-    """The notebook's own provide_library, with the import state put back afterwards."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def run_cells():
+    """The runner; afterwards the library gets back what `use` has taken from it."""
+    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "sae_lib"]
+    before = [(module, dict(vars(module))) for module in modules]
+    kept = sae_lib.TopKSparseAutoencoder, sae_lib.TopKSparseAutoencoder.__bases__
+    yield _run_cells
+    for module, contents in before:
+        vars(module).update(contents)
+    kept[0].__bases__ = kept[1]
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"L1_COEFFICIENT": "0.0"}, r"\d of 10"),
+        ({"N_STEPS": "800"}, r"\d of 10"),
+        ({"NORMALIZE_DECODER": "False", "N_STEPS": "2_000"}, r"\d of 10"),
+        ({"D_SAE": "8", "N_STEPS": "500"}, r"\d of 10.* 2 features have no latent of their own"),
+    ],
+    ids=["no L1", "too few steps", "no unit norm and fewer steps", "fewer latents than features"],
+)
+def test_a_broken_setting_fails_the_verdict_with_a_sentence(run_cells, changes, found):
+    with pytest.raises(AssertionError, match=rf"Expected all 10 features .* but: {found}") as error:
+        run_cells(changes, until="verdict")
+    assert "-1" not in str(error.value)
+
+
+def test_a_verdict_that_chance_would_reach_is_refused(run_cells):
+    one = {"N_FEATURES": "1", "N_HIDDEN": "1", **QUICK}
+    with pytest.raises(AssertionError, match="Random directions pass as well"):
+        run_cells(one, until="verdict")
+
+
+def test_a_verdict_states_its_settings(run_cells):
+    seed_three = run_cells({"SEED": "3", "N_SAMPLES": "20_000"}, until="verdict")
+    assert re.match(r"10 of 10 recovered, worst cosine 0\.99", seed_three["verdict"])
+    assert "λ = 0.001, 8,000 steps of 256, 20 latents" in seed_three["verdict"]
+    assert "seed 3" in seed_three["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"SEED": "None"}, "SEED must be an int"),
+        ({"SEED": '"zero"'}, "SEED must be an int"),
+        ({"SEED": "1.5"}, "SEED must be an int"),
+        ({"SEED": "2**70"}, "SEED must lie between"),
+        ({"SPARSITY": '"high"'}, "SPARSITY must be a number"),
+        ({"SPARSITY": "1.0"}, "SPARSITY must lie in"),
+        ({"RECOVERED": "None"}, "RECOVERED must be a number"),
+        ({"RECOVERED": "99"}, "RECOVERED must lie in"),
+        ({"NORMALIZE_DECODER": '"no"'}, "NORMALIZE_DECODER must be True or False"),
+        ({"N_SAMPLES": "1"}, "N_SAMPLES must be at least"),
+        ({"D_SAE": "10**9"}, "of memory"),
+        ({"D_SAE": "0"}, "D_SAE must be at least 1"),
+        ({"L1_COEFFICIENT": "-1"}, "L1_COEFFICIENT must be finite and not negative"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_work_is_refused_at_its_cell(run_cells, changes, words):
+    with pytest.raises((TypeError, ValueError), match=words) as error:
+        run_cells(changes, until="constants")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("changes", [{"D_SAE": "40"}, {"N_FEATURES": "9"}], ids=str)
+def test_what_anyone_changes_first_reaches_section_6(run_cells, changes):
+    run_cells({**QUICK, **changes}, until="chance")
+
+
+def test_every_cell_may_be_run_twice(run_cells):
+    once = run_cells(QUICK, until="chance")
+    twice = run_cells(QUICK, until="chance", times=2)
+    assert (once["latent_acts"] == twice["latent_acts"]).all()
+    assert (once["cosines"] == twice["cosines"]).all()
+
+
+def test_an_edited_loss_holds_everywhere_below(run_cells):
+    """Mean for sum over the coordinates: the error counts a fifth."""
+    mean = ("(x_hat - x).square().sum(dim=-1)", "(x_hat - x).square().mean(dim=-1)")
+    mine = run_cells(QUICK, until="matching", edits={"loss": mean})
+    x, untouched = mine["activations"][:500], torch.zeros(500, 5)
+    for loss in (mine["sae_loss"], sae_lib.sae_loss, sae_lib.sae.sae_loss):
+        error = loss(x, untouched, torch.zeros(500, 20), 0.0).total
+        assert torch.isclose(error, x.square().mean())
+    alone = mine["SparseAutoencoder"](5, 20, seed=4)
+    mine["train_sae"](alone, x, n_steps=20, seed=4)
+    for kind in (mine["SparseAutoencoder"], sae_lib.SparseAutoencoder):
+        stacked = [kind(5, 20, seed=s) for s in (4, 5)]
+        mine["train_saes"](stacked, x, n_steps=20, seeds=(4, 5))
+        assert torch.allclose(stacked[0].W_dec, alone.W_dec, atol=1e-5)
+    oracle = sae_lib.oracle_sae(mine["toy_model"].feature_directions, 0.0)
+    assert torch.isclose(oracle.loss(x, 0.0).total, (oracle(x)[0] - x).square().mean())
+
+
+def test_an_edited_class_holds_everywhere_below(run_cells):
+    """No ReLU: activations become negative."""
+    no_relu = ("torch.relu(x @ self.W_enc + self.b_enc)", "x @ self.W_enc + self.b_enc")
+    mine = run_cells(QUICK, until="loss", edits={"sae-class": no_relu})
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    kinds = mine["SparseAutoencoder"], sae_lib.SparseAutoencoder, sae_lib.sae.SparseAutoencoder
+    for kind in kinds:
+        assert (kind(5, 20).encode(x) < 0).any()
+    assert (sae_lib.oracle_sae(mine["toy_model"].feature_directions, 0.1).encode(x) < 0).any()
+    topk = sae_lib.TopKSparseAutoencoder(5, 20, k=20)  # it inherits, so it follows
+    assert (topk.encode(x) < 0).any()
+
+
+def test_an_edited_loop_holds_in_the_stacks(run_cells):
+    """A loop that never steps: no SAE moves."""
+    lazy = ("        optimizer.step()\n", "")
+    mine = run_cells(QUICK, until="train-sae", edits={"train-sae": lazy})
+    saes = [mine["SparseAutoencoder"](5, 20, seed=s) for s in (0, 1)]
+    before = [s.W_enc.detach().clone() for s in saes]
+    mine["train_saes"](saes, mine["activations"], n_steps=5, seeds=(0, 1))
+    assert all(torch.equal(s.W_enc, w) for s, w in zip(saes, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "cell_id",
+    ["train-toy", "collect", "run-training", "heatmap", "directions"],
+)
+def test_after_a_restart_the_first_cell_of_a_section_says_what_to_run(cell_id):
+    with pytest.raises(AssertionError, match=r"This kernel is new: run (the cells of )?section"):
+        exec(compile(CELLS[cell_id].source, cell_id, "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("geometry", "label"), [("as in the lesson", "6 in 3: "), ("15 in 5", "15 in 5: ")]
+)
+def test_the_knobs_label_what_they_ran(run_cells, geometry, label):
+    changes = {**QUICK, "N_FEATURES": "6", "N_HIDDEN": "3"}
+    knobs = {"knobs": ('my_geometry = "as in the lesson"', f'my_geometry = "{geometry}"')}
+    mine = run_cells(changes, until="knobs", edits=knobs, but={"verdict", "directions", "firing"})
+    assert mine["my_result"].startswith(label)
+
+
+# --- how the library arrives --------------------------------------------------------------
+
+
+@pytest.fixture
+def provide(monkeypatch, tmp_path, capsys):
+    """Runs the library cell in a folder; returns where sae_lib then comes from, what it printed."""
     kept = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "sae_lib"}
-    source = CELLS["library"].source.split("\nlibrary_note =")[0]
-    namespace = {}
-    exec(compile(source, "library", "exec"), namespace)
-    yield namespace["provide_library"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+
+    def run() -> tuple[Path, str]:
+        exec(compile(CELLS["library"].source, "library", "exec"), {})
+        return Path(sys.path[0]) / "sae_lib", capsys.readouterr().out
+
+    yield run
     for name in [m for m in sys.modules if m.split(".")[0] == "sae_lib"]:
         del sys.modules[name]
     sys.modules.update(kept)
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.glob("*.py")}
-
-
-def test_an_empty_folder_gets_the_files(provide, tmp_path):
-    assert "unpacked from this notebook" in provide(tmp_path)
-    assert contents(tmp_path / "sae_lib") == sync.library_files()
-    assert sys.path[0] == str(tmp_path)
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in folder.rglob("*.py")
+    }
 
 
 def test_a_checkout_is_used_as_it_is(provide, tmp_path):
-    (tmp_path / "sae_lib").mkdir()
-    (tmp_path / "sae_lib" / "__init__.py").write_text("newer = True\n")
-    assert "used as it is" in provide(tmp_path)
-    assert contents(tmp_path / "sae_lib") == {"__init__.py": "newer = True\n"}
-
-
-def test_a_stale_unpacked_copy_is_replaced(provide, tmp_path, monkeypatch):
-    old = {"__init__.py": "", "gone.py": "x = 1\n"}
-    monkeypatch.setitem(provide.__globals__, "LIBRARY", sync.pack(old))
-    provide(tmp_path)
-    monkeypatch.setitem(provide.__globals__, "LIBRARY", sync.pack(sync.library_files()))
-    provide(tmp_path)
-    assert contents(tmp_path / "sae_lib") == sync.library_files()
-    assert [p.name for p in tmp_path.iterdir()] == ["sae_lib"]
-
-
-def test_an_unpacked_copy_that_the_learner_edited_is_kept_aside(provide, tmp_path):
-    provide(tmp_path)
+    shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
     (tmp_path / "sae_lib" / "sae.py").write_text("mine = True\n")
-    assert "kept in sae_lib_1" in provide(tmp_path)
-    assert (tmp_path / "sae_lib_1" / "sae.py").read_text() == "mine = True\n"
-    assert contents(tmp_path / "sae_lib") == sync.library_files()
+    where, said = provide()
+    assert where == tmp_path / "sae_lib" and "beside this notebook" in said
+    assert (where / "sae.py").read_text() == "mine = True\n"
 
 
-def test_a_folder_that_cannot_be_written_gets_a_temporary_copy(provide, tmp_path):
-    here = tmp_path / "file"  # a file in the folder's place: not writable, whoever runs this
-    here.write_text("")
-    assert "temporary folder" in provide(here)
-    assert contents(Path(sys.path[0]) / "sae_lib") == sync.library_files()
+def nothing(here: Path) -> None:
+    pass
+
+
+def half_written(here: Path) -> None:
+    (here / "sae_lib").mkdir()
+    (here / "sae_lib" / "__init__.py").write_text("from sae_lib.sae import Gone\n")
+
+
+def empty_folder(here: Path) -> None:
+    (here / "sae_lib").mkdir()
+
+
+def a_file_of_that_name(here: Path) -> None:
+    (here / "sae_lib").write_text("notes\n")
+
+
+def a_module_of_that_name(here: Path) -> None:
+    (here / "sae_lib.py").write_text("raise RuntimeError('somebody else')\n")
+
+
+@pytest.mark.parametrize(
+    "lying_around",
+    [nothing, half_written, empty_folder, a_file_of_that_name, a_module_of_that_name],
+)
+def test_whatever_lies_around_the_notebooks_own_library_is_used(provide, tmp_path, lying_around):
+    lying_around(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    where, said = provide()
+    assert "into a temporary folder" in said
+    assert contents(where) == sync.library_files()
+    assert sorted(p.name for p in tmp_path.iterdir()) == before  # and nothing of theirs is touched
+
+
+def test_alone_where_the_locale_is_not_utf8_it_reaches_the_verdict(tmp_path):
+    """One plain run by nbclient, sections 1 to 6: an upload, on a system as Windows' cp1252 is."""
+    notebook = nbformat.read(ROOT / "sparse_autoencoders.ipynb", as_version=4)
+    last = next(i for i, cell in enumerate(notebook.cells) if cell.get("id") == "verdict")
+    notebook.cells = notebook.cells[: last + 1]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}})
+    client.execute(env={**os.environ, **ascii_only})
+    assert printed("verdict", notebook) == printed("verdict") != ""
+    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,11 @@
     python tools/sync_notebook.py            write the library in, run every cell, clean up
     python tools/sync_notebook.py --no-run   write the library in and clean up only
 
-Cells whose metadata has "sae_lib": ["sae.sae_loss", ...] show those objects' source. The cell
-with "sae_lib_embed": true carries the whole package, so that the notebook alone is enough.
-Text cells with "sae_lib_figure": "draw_sae" hold that diagram of sae_lib/plots.py.
+What is generated, by the metadata of a cell:
+"sae_lib": ["sae.sae_loss", ...]       shows those objects' source, and lets the library use them
+"sae_lib_embed": true                  carries the whole package, so that the notebook is enough
+"sae_lib_figure": "draw_sae"           that diagram of sae_lib/lesson/figures.py
+Also sae_lib/lesson/names.py, the table of which section makes which name.
 """
 
 import argparse
@@ -25,30 +27,39 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from sae_lib import plots  # noqa: E402
+from sae_lib.lesson import figures  # noqa: E402
 
 plt.rcParams.update(plots.STYLE)
 NOTEBOOK = ROOT / "sparse_autoencoders.ipynb"
+NAMES = ROOT / "sae_lib" / "lesson" / "names.py"
 LIBRARY_LINE = re.compile(r'^LIBRARY = ".*"', re.MULTILINE)
 
 
 def library_files() -> dict[str, str]:
-    """Every module of the package: file name -> text."""
-    return {path.name: path.read_text() for path in sorted((ROOT / "sae_lib").glob("*.py"))}
+    """Every module of the package: path below sae_lib -> text."""
+    package = ROOT / "sae_lib"
+    return {
+        path.relative_to(package).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(package.rglob("*.py"))
+    }
 
 
 def shown_source(objects: list[str]) -> str:
-    """The source of "module.name" objects, as it stands in the library."""
-    pieces = []
+    """The source of "module.name" objects as it stands in the library, and the line that makes
+    the notebook's copy the living one."""
+    pieces, names = [], []
     for module, name in (o.split(".") for o in objects):
         text = library_files()[f"{module}.py"]
         for node in ast.parse(text).body:
             if getattr(node, "name", None) == name:
                 first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 pieces.append("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+                names.append(name)
                 break
         else:
             raise LookupError(f"sae_lib/{module}.py has no {name}.")
-    return "\n\n\n".join(pieces)
+    use = f"use({', '.join(names)})  # what you edit here, the library runs too"
+    return "\n\n\n".join([*pieces, use])
 
 
 def pack(files: dict[str, str]) -> str:
@@ -62,14 +73,49 @@ def unpack(source: str) -> dict[str, str]:
     return json.loads(lzma.decompress(base64.b85decode(line.split('"')[1])))
 
 
+def names_made(source: str) -> set[str]:
+    """The names that a cell defines or imports at its top level."""
+    names = set()
+    for node in ast.walk(ast.Module(ast.parse(source).body, [])):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[0])
+    return names
+
+
+def made_in(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """For every name of the lesson the heading under which it is made first."""
+    place, table = "", {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for title in re.findall(r"(?m)^(?:##|### (?=Break it)) *(.+)$", cell.source):
+                place = title.strip()
+        else:
+            for name in sorted(names_made(cell.source)):
+                table.setdefault(name, place)
+    return table
+
+
+def names_module(table: dict[str, str]) -> str:
+    """The text of sae_lib/lesson/names.py."""
+    lines = [f"    {json.dumps(n)}: {json.dumps(t, ensure_ascii=False)}," for n, t in table.items()]
+    docstring = '"""Which section of the notebook makes which name. Written by its sync tool."""'
+    return "\n".join([docstring, "", "MADE_IN: dict[str, str] = {", *lines, "}", ""])
+
+
 def write_library_in(notebook: nbformat.NotebookNode) -> None:
-    """Fill the shown and the embedded code."""
+    """Fill the generated cells, and the table of names."""
     for cell in notebook.cells:
         if "sae_lib" in cell.metadata:
             cell.source = shown_source(cell.metadata["sae_lib"])
         if "sae_lib_figure" in cell.metadata:
-            draw = getattr(plots, cell.metadata["sae_lib_figure"])
-            cell.source = f"![{draw.__doc__}]({plots.data_uri(draw())})"
+            draw = getattr(figures, cell.metadata["sae_lib_figure"])
+            cell.source = f"![{draw.__doc__}]({figures.data_uri(draw())})"
+    NAMES.write_text(names_module(made_in(notebook)), encoding="utf-8")
+    for cell in notebook.cells:
         if cell.metadata.get("sae_lib_embed"):
             packed = f'LIBRARY = "{pack(library_files())}"'
             cell.source = LIBRARY_LINE.sub(packed, cell.source)

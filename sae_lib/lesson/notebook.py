@@ -24,8 +24,9 @@ def use(*objects: type | FunctionType) -> None:
             if old is None or old is new:
                 continue
             setattr(module, name, new)
-            for kind in list(old.__subclasses__()) if isinstance(old, type) else []:
-                kind.__bases__ = tuple(new if base is old else base for base in kind.__bases__)
+            for kind in old.__subclasses__() if isinstance(old, type) else ():
+                if kind is not new:
+                    kind.__bases__ = tuple(new if b is old else b for b in kind.__bases__)
 
 
 def explain_missing_names() -> None:

@@ -1,0 +1,169 @@
+"""SAEs that a reader might write: each is one class, of about twenty lines, in one place."""
+
+import math
+
+import torch
+from torch import nn
+
+from sae_lib import SAELoss, SparseAutoencoder, sae_loss
+
+
+class Step(torch.autograd.Function):
+    """1 where z is above the threshold; backwards, as if the step had a slope of 1 / width."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, width):
+        ctx.save_for_backward(z, threshold)
+        ctx.width = width
+        return (z > threshold).to(z)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        z, threshold = ctx.saved_tensors
+        is_near = (z - threshold).abs() < ctx.width / 2
+        return None, -gradient * is_near / ctx.width, None
+
+
+class JumpReLU(SparseAutoencoder):
+    """A latent is silent below its learned threshold; the price is on how many fire.
+
+    Rajamanoharan et al. 2024, arXiv 2407.14435.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, *, width: float = 0.1, seed: int = 0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.width = width
+        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(0.05)))
+
+    def fired(self, x):
+        z = super().encode(x)
+        return z, Step.apply(z, self.log_threshold.exp(), self.width)
+
+    def encode(self, x):
+        z, has_fired = self.fired(x)
+        return z * has_fired
+
+    def loss(self, x, l1_coefficient):
+        z, has_fired = self.fired(x)
+        error = (x - self.decode(z * has_fired)).square().sum(dim=-1).mean(dim=-1)
+        price = l1_coefficient * has_fired.sum(dim=-1).mean(dim=-1)
+        return SAELoss(error + price, error, price)
+
+
+class BatchTopK(SparseAutoencoder):
+    """Keep the k strongest latents per input on average: k times the batch in all.
+
+    Bussmann et al. 2024, arXiv 2412.06410.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, *, k: int, seed: int = 0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.k = k
+
+    def encode(self, x):
+        latent_acts = super().encode(x)
+        n_kept = self.k * x.shape[-2]
+        weakest_kept = latent_acts.flatten(-2).topk(n_kept, dim=-1).values[..., -1:, None]
+        return latent_acts * (latent_acts >= weakest_kept)
+
+    def loss(self, x, l1_coefficient=0.0):
+        x_hat, latent_acts = self(x)
+        return sae_loss(x, x_hat, latent_acts, 0.0)
+
+
+class FlatBatchTopK(BatchTopK):
+    """BatchTopK as most would write it first: right alone, but in a stack it mixes the SAEs."""
+
+    def encode(self, x):
+        latent_acts = SparseAutoencoder.encode(self, x)
+        n_kept = self.k * latent_acts[..., 0].numel()
+        return latent_acts * (latent_acts >= latent_acts.flatten().topk(n_kept).values[-1])
+
+
+class Counting(SparseAutoencoder):
+    """A price that grows with every call of the loss: a loss with state."""
+
+    n_calls = 0
+
+    def loss(self, x, l1_coefficient):
+        self.n_calls += 1
+        return super().loss(x, l1_coefficient * self.n_calls)
+
+
+class Scaled(SparseAutoencoder):
+    """Buffers: a vector that is learned from the data, a number, and a whole number.
+
+    Each latent's price falls with how much it was active so far.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.register_buffer("activity", torch.zeros(d_sae))
+        self.register_buffer("size", torch.tensor(1.0))
+        self.register_buffer("n_batches", torch.tensor(0))
+
+    def loss(self, x, l1_coefficient):
+        x_hat, latent_acts = self(x / self.size)
+        mean = latent_acts.detach().mean(dim=-2, keepdim=True)
+        self.activity = 0.9 * self.activity + 0.1 * mean.view_as(self.activity)
+        self.n_batches += 1
+        return sae_loss(x, x_hat * self.size, latent_acts / (1 + self.activity), l1_coefficient)
+
+
+class LeakyMean(Scaled):
+    """The running mean is kept without its axis: in a stack, every SAE would get every mean."""
+
+    def loss(self, x, l1_coefficient):
+        x_hat, latent_acts = self(x)
+        self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=-2)
+        return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
+
+
+class FloatMean(SparseAutoencoder):
+    """Keeps one float that comes from the data: a stack would have one for all."""
+
+    activity = 1.0
+
+    def loss(self, x, l1_coefficient):
+        loss = super().loss(x, l1_coefficient * self.activity)
+        self.activity = loss.reconstruction.mean().item()
+        return loss
+
+
+class LateTensor(SparseAutoencoder):
+    """Keeps a plain tensor from the first call on."""
+
+    last = None
+
+    def loss(self, x, l1_coefficient):
+        loss = super().loss(x, l1_coefficient)
+        self.last = loss.reconstruction.detach()
+        return loss
+
+
+class FirstAxis(SparseAutoencoder):
+    """Divides by len(x), which is the batch alone and the number of SAEs in a stack."""
+
+    def loss(self, x, l1_coefficient):
+        x_hat, latent_acts = self(x)
+        error = (x - x_hat).square().sum(dim=(-2, -1)) / len(x)
+        return SAELoss(error, error, 0 * error)
+
+
+class HalfGradient(torch.autograd.Function):
+    """The identity; backwards, the gradient divided by the length of the first axis."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / len(gradient)
+
+
+class FirstAxisInGradient(SparseAutoencoder):
+    """The loss is right in a stack; its gradient is not."""
+
+    def encode(self, x):
+        return HalfGradient.apply(super().encode(x))
