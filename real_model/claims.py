@@ -100,6 +100,27 @@ def f1_of_best_latent(
     return chosen, threshold, float(f1)
 
 
+def mean_differences(
+    data: Standardised, labels: Mapping[str, np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """For each label, the mean of its training tokens less the mean of all: (width,).
+
+    The simplest direction that knows the labels: what a latent, which does not, is up against.
+    """
+    y = torch.from_numpy(np.stack(list(labels.values()))[:, : data.n_train]).float()
+    sums, start = torch.zeros(len(y), data.activations.width), 0
+    for x in data.chunks(0, data.n_train):  # their mean is zero
+        sums += y[:, start : start + len(x)] @ x
+        start += len(x)
+    return dict(zip(labels, sums / y.sum(dim=1, keepdim=True), strict=True))
+
+
+def code_along(data: Standardised, direction: torch.Tensor) -> sparse.csc_array:
+    """How far every token lies along a direction, where positive, as a code of one column."""
+    far = torch.cat([x @ direction for x in data.chunks()]).clamp_min(0)
+    return sparse.csc_array(far[:, None].numpy())
+
+
 # --- switching: does the label predict what changes in the model's output? ----------------
 
 
@@ -130,19 +151,19 @@ def embed(
     return torch.nn.functional.normalize(torch.cat(out), dim=-1)
 
 
-def off(sae: SparseAutoencoder, data: Standardised, latent: int, into: int | None = None):
+def off(sae: SparseAutoencoder, data: Standardised, latent: int, along: int | None = None):
     """Take a latent's part out of the activations: x - act · direction.
 
-    into: take out the same amount, at the same tokens, along another latent's direction (control).
+    along: take the same amount, at the same tokens, out of another latent's direction (control).
     """
-    direction = sae.W_dec[latent if into is None else into].detach()
+    direction = sae.W_dec[latent if along is None else along].detach()
     return lambda x: -data.scale * sae.encode(data(x))[..., [latent]] * direction
 
 
-def up(sae: SparseAutoencoder, data: Standardised, latent: int, amount: float):
-    """Add `amount` of a latent's direction to the activations of every token."""
-    direction = sae.W_dec[latent].detach()
-    return lambda _x: data.scale * amount * direction
+def push(data: Standardised, direction: torch.Tensor, amount: float):
+    """Add `amount` of a direction to every token; 1 is as long as a usual activation."""
+    step = data.scale * amount * direction.detach() / direction.norm()
+    return lambda _x: step
 
 
 def topic_direction(transformer: Transformer, words: Sequence[str], others: Sequence[str]):

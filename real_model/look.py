@@ -144,14 +144,24 @@ def contexts(
     return tuple(picked)
 
 
+def _share_of_words(token_words: np.ndarray, code: sparse.csc_array, latent: int) -> Counter:
+    """For each word, its share of a latent's summed activation."""
+    column, total = code[:, [latent]].tocoo(), Counter()
+    whole = column.data.sum()
+    for token, value in zip(column.coords[0], column.data, strict=True):
+        total[str(token_words[token])] += float(value / whole)
+    return total
+
+
 def top_words(token_words: np.ndarray, code: sparse.csc_array, latent: int, n: int = 4) -> str:
     """The words that carry most of a latent's activation, with their share of it."""
-    column = code[:, [latent]].tocoo()
-    total = Counter()
-    for token, value in zip(column.coords[0], column.data, strict=True):
-        total[str(token_words[token])] += float(value)
-    everything = sum(total.values()) or 1.0
-    return ", ".join(f"{w} {v / everything:.0%}" for w, v in total.most_common(n))
+    top = _share_of_words(token_words, code, latent).most_common(n)
+    return ", ".join(f"{word} {share:.0%}" for word, share in top)
+
+
+def share_of_top_word(token_words: np.ndarray, code: sparse.csc_array, latent: int) -> float:
+    """1: the latent fires on one word only. Near 0: on many, or on something else than words."""
+    return _share_of_words(token_words, code, latent).most_common(1)[0][1]
 
 
 # --- the page ---------------------------------------------------------------------------
@@ -222,6 +232,19 @@ def page(groups: Mapping[str, Mapping[int, Mapping]], still: Sequence[int]) -> s
     script = _SCRIPT.replace("KEY", key).replace("DATA", data)
     script = script.replace("LEVELS", json.dumps(_LEVELS)).replace("START", str(still[0]))
     return f'<div id="{key}" style="{_CARD}">{plain}</div>\n<script>{script}</script>'
+
+
+def still(
+    activations: Activations,
+    token_words: np.ndarray,
+    code: sparse.csc_array,
+    latents: Sequence[int],
+    name: str,
+) -> str:
+    """Some latents as plain HTML, without controls."""
+    told = describe(activations, token_words, code, latents)
+    plain = "<hr>".join(_latent_html(name, latent, told[latent]) for latent in told)
+    return f'<div style="{_CARD}">{plain}</div>'
 
 
 _SCRIPT = """

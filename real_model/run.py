@@ -1,8 +1,8 @@
 """Run next_real_model.ipynb from top to bottom and save it with its outputs.
 
-    python real_model/run.py                  afresh, in a folder that is removed afterwards
-    python real_model/run.py --folder DATA    keep activations and checkpoints in DATA; stopped and
-                                              run again, it goes on where it was
+python real_model/run.py                  afresh, in a folder that is removed afterwards
+python real_model/run.py --folder DATA    keep activations and checkpoints in DATA; stopped and
+                                          run again, it goes on where it was
 """
 
 import argparse
