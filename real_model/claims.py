@@ -166,10 +166,13 @@ def push(data: Standardised, direction: torch.Tensor, amount: float):
     return lambda _x: step
 
 
-def topic_direction(transformer: Transformer, words: Sequence[str], others: Sequence[str]):
-    """The mean embedding of some words, less that of other words; length 1: (width,)."""
-    difference = embed(transformer, words).mean(dim=0) - embed(transformer, others).mean(dim=0)
-    return difference / difference.norm()
+def topic_directions(
+    transformer: Transformer, lists: Sequence[Sequence[str]], others: Sequence[str]
+) -> torch.Tensor:
+    """Each list's mean embedding, less that of other words; length 1: (n_lists, width)."""
+    middle = embed(transformer, others).mean(dim=0)
+    means = torch.stack([embed(transformer, sorted(words)).mean(dim=0) for words in lists])
+    return torch.nn.functional.normalize(means - middle, dim=-1)
 
 
 def matched(rates: np.ndarray, latents: Sequence[int], n: int, *, seed: int) -> np.ndarray:

@@ -4,7 +4,6 @@ import hashlib
 import html
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -144,24 +143,25 @@ def contexts(
     return tuple(picked)
 
 
-def _share_of_words(token_words: np.ndarray, code: sparse.csc_array, latent: int) -> Counter:
-    """For each word, its share of a latent's summed activation."""
-    column, total = code[:, [latent]].tocoo(), Counter()
-    whole = column.data.sum()
-    for token, value in zip(column.coords[0], column.data, strict=True):
-        total[str(token_words[token])] += float(value / whole)
-    return total
+def _share_of_words(
+    token_words: np.ndarray, code: sparse.csc_array, latent: int
+) -> list[tuple[str, float]]:
+    """The words a latent fires on, each with its share of the summed activation, largest first."""
+    part = slice(code.indptr[latent], code.indptr[latent + 1])
+    found, which = np.unique(token_words[code.indices[part]], return_inverse=True)
+    total = np.bincount(which, code.data[part]) / code.data[part].sum()
+    return [(str(found[i]), float(total[i])) for i in np.argsort(-total, kind="stable")]
 
 
 def top_words(token_words: np.ndarray, code: sparse.csc_array, latent: int, n: int = 4) -> str:
     """The words that carry most of a latent's activation, with their share of it."""
-    top = _share_of_words(token_words, code, latent).most_common(n)
-    return ", ".join(f"{word} {share:.0%}" for word, share in top)
+    top = _share_of_words(token_words, code, latent)[:n]
+    return ", ".join(f"“{word}” {share:.0%}" for word, share in top)
 
 
 def share_of_top_word(token_words: np.ndarray, code: sparse.csc_array, latent: int) -> float:
     """1: the latent fires on one word only. Near 0: on many, or on something else than words."""
-    return _share_of_words(token_words, code, latent).most_common(1)[0][1]
+    return _share_of_words(token_words, code, latent)[0][1]
 
 
 # --- the page ---------------------------------------------------------------------------
