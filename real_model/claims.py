@@ -1,6 +1,7 @@
 """What can be claimed without a ground truth? Word lists as labels, and switching latents."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,27 +78,45 @@ def shuffled_labels(token_words: np.ndarray, label: np.ndarray, *, seed: int) ->
     return of_word[of_token]
 
 
-def f1_of_best_latent(
-    train_code: sparse.csc_array, test_code: sparse.csc_array, label: np.ndarray
-) -> tuple[int, float, float]:
-    """The latent and threshold with the best F1 on the training tokens: latent, threshold, F1.
+class Found(NamedTuple):
+    """A latent that stands for a label where it is at least `threshold`, and how well it does."""
 
-    F1 is measured on the test tokens, which the choice has not seen.
-    label: bool, training tokens first, then test tokens.
+    latent: int
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+
+
+def best_latents(
+    code: sparse.csc_array, labels: Mapping[str, np.ndarray], n_train: int
+) -> dict[str, Found]:
+    """For each label, the latent and threshold with the best F1 on the first n_train tokens.
+
+    F1, precision and recall are those of the other tokens, which the choice has not seen.
     """
-    y, y_test = label[: train_code.shape[0]], label[train_code.shape[0] :]
-    code = train_code
-    latent = np.repeat(np.arange(code.shape[1]), np.diff(code.indptr))
-    order = np.lexsort((-code.data, latent))  # each latent's tokens, strongest first
-    hits = np.cumsum(y[code.indices[order]])
-    starts = code.indptr[latent]
-    hits = hits - np.r_[0, hits][starts]
-    rank = np.arange(len(order)) - starts + 1
-    best = int(np.argmax(2 * hits / (rank + y.sum())))
-    chosen, threshold = int(latent[best]), float(code.data[order][best])
-    fired = test_code[:, [chosen]].toarray().ravel() >= threshold
-    f1 = 2 * (fired & y_test).sum() / max(fired.sum() + y_test.sum(), 1)
-    return chosen, threshold, float(f1)
+    train, test = code[:n_train], code[n_train:]
+    latent = np.repeat(np.arange(train.shape[1]), np.diff(train.indptr))
+    order = np.lexsort((-train.data, latent))  # each latent's tokens, strongest first
+    tokens, values = train.indices[order], train.data[order]
+    starts = train.indptr[latent]
+    fired_so_far = np.arange(len(order)) - starts + 1
+    found = {}
+    for name, label in labels.items():
+        y, y_test = label[:n_train], label[n_train:]
+        hits = np.cumsum(y[tokens])
+        hits -= np.r_[0, hits][starts]
+        best = int(np.argmax(hits / (fired_so_far + y.sum())))  # half of F1
+        fired = test[:, [latent[best]]].toarray().ravel() >= values[best]
+        both, n_fired, n_label = (fired & y_test).sum(), fired.sum(), y_test.sum()
+        found[name] = Found(
+            int(latent[best]),
+            float(values[best]),
+            float(2 * both / max(n_fired + n_label, 1)),
+            float(both / max(n_fired, 1)),
+            float(both / max(n_label, 1)),
+        )
+    return found
 
 
 def mean_differences(

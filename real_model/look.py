@@ -18,8 +18,10 @@ from sae_lib import FIRES, SparseAutoencoder
 # --- codes: which latent fires where ----------------------------------------------------
 
 
-def _sparse(blocks: Sequence[sparse.csr_array]) -> sparse.csc_array:
-    return sparse.csc_array(sparse.vstack(blocks))
+def _sparse(acts: torch.Tensor) -> sparse.csr_array:
+    rows, columns = torch.nonzero(acts, as_tuple=True)
+    places = rows.numpy(), columns.numpy()
+    return sparse.csr_array((acts[rows, columns].numpy(), places), shape=tuple(acts.shape))
 
 
 @torch.no_grad()
@@ -30,8 +32,8 @@ def codes(
     blocks = []
     for x in data.chunks(first, last):
         acts = sae.encode(x)
-        blocks.append(sparse.csr_array((acts * (acts > FIRES)).numpy()))
-    return _sparse(blocks)
+        blocks.append(_sparse(acts * (acts > FIRES)))
+    return sparse.csc_array(sparse.vstack(blocks))
 
 
 def neuron_codes(
@@ -48,8 +50,8 @@ def neuron_codes(
     blocks = []
     for x in data.chunks(first, last):
         both = torch.cat([x, -x], dim=1)
-        blocks.append(sparse.csr_array((both * (both > threshold)).numpy()))
-    return _sparse(blocks)
+        blocks.append(_sparse(both * (both > threshold)))
+    return sparse.csc_array(sparse.vstack(blocks))
 
 
 def firing_rates(code: sparse.csc_array) -> np.ndarray:
