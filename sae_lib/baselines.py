@@ -1,9 +1,12 @@
 """What you would try before an SAE. Each returns unit directions, one a row: (n, d_in)."""
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
 
 from sae_lib.validation import finite_matrix, require_positive_int, require_seed
 
@@ -62,8 +65,8 @@ def sparse_coding_directions(
 
     scikit-learn's MiniBatchDictionaryLearning with positive codes minimises
     |x - h D|^2 / 2 + alpha |h|_1 over both, with h >= 0 found by an optimisation for each input.
-    The activations are first divided by their standard deviation. alpha = 0.5 finds all ten of
-    10 in 5 and all fifteen of 15 in 5; at 0.05 it finds few. Mairal et al. 2009.
+    The activations are first divided by their standard deviation. With alpha = 0.5 and two atoms
+    a feature it finds all of 10 in 5 and 15 in 5, or all but one; at 0.05 few. Mairal et al. 2009.
     """
     x = _varied_matrix(activations)
     require_positive_int(n_atoms=n_atoms)
@@ -71,5 +74,10 @@ def sparse_coding_directions(
     learner = MiniBatchDictionaryLearning(
         n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
     )
-    atoms = learner.fit(x / x.std()).components_
+    x = (x / x.std()).astype(np.float64)  # in single precision its inner steps do not converge
+    global_state = np.random.get_state()  # noqa: NPY002 - they draw from it, whatever the seed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of a few in 10,000 inner steps
+        atoms = learner.fit(x).components_
+    np.random.set_state(global_state)  # noqa: NPY002
     return torch.nn.functional.normalize(torch.tensor(atoms, dtype=torch.float32), dim=1)

@@ -134,9 +134,9 @@ def group_latents(latent_acts: torch.Tensor, matches: Matches) -> dict[str, np.n
 
 def live_directions(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
     """The decoder rows of the latents that fire on some of these inputs: (n_live, d_in)."""
-    activations = finite_matrix("activations", activations).to(sae.W_dec)
+    activations = finite_matrix("activations", activations, n_columns=sae.W_dec.shape[-1])
     with torch.no_grad():
-        live = ~dead_latents(sae.encode(activations))
+        live = ~dead_latents(sae.encode(activations.to(sae.W_dec)))
     return sae.W_dec.detach()[torch.as_tensor(live, device=sae.W_dec.device)]
 
 

@@ -15,6 +15,7 @@ from sae_lib import (
     ToyModel,
     agreement,
     cosine_similarity_matrix,
+    fires,
     fvu,
     l0,
     live_directions,
@@ -153,7 +154,8 @@ def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k)
     assert history.step.tolist() == list(range(40))
     for w, w_numpy in zip(weights, expected, strict=True):
         np.testing.assert_allclose(w.detach(), w_numpy, atol=1e-9)
-    for logged, by_hand in zip(history[1:4], log, strict=True):
+    curves = history.reconstruction, history.sparsity, history.l0
+    for logged, by_hand in zip(curves, log, strict=True):
         np.testing.assert_allclose(logged, by_hand, rtol=1e-6)
 
 
@@ -176,12 +178,14 @@ def test_history_shows_each_logged_step_before_its_update(train):
     start = copy.deepcopy(sae)
     history = train(sae, POOL, n_steps=101, n_logged=3, batch_size=32)
     assert history.step.tolist() == [0, 1, 10, 100]
-    assert [tuple(field.shape) for field in history[1:]] == [(4,), (4,), (4,), (4, 20, 5)]
+    assert [tuple(field.shape) for field in history[1:]] == [(4,), (4,), (4, 20), (4, 20, 5)]
     assert torch.equal(history.W_dec[0], start.W_dec)
     first_batch = next(minibatches(POOL, 32, 101, seed=0))
     loss = start.loss(first_batch, 1e-3)
     assert history.reconstruction[0].item() == pytest.approx(loss.reconstruction.item())
     assert history.sparsity[0].item() == pytest.approx(loss.sparsity.item())
+    fired = fires(start.encode(first_batch))
+    assert torch.equal(history.rate[0], fired.float().mean(dim=0))
     assert history.l0[0].item() == pytest.approx(l0(start.encode(first_batch)))
     assert not any(field.requires_grad for field in history)
     assert history.reconstruction[-1] < history.reconstruction[0] / 10
@@ -275,7 +279,7 @@ def test_an_edited_loss_is_the_one_that_trains():
 
 @both
 def test_a_run_that_diverges_says_so(train):
-    with pytest.raises(FloatingPointError, match="ran away .* try a smaller lr"):
+    with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
         train(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
 
 

@@ -145,8 +145,7 @@ class FirstAxis(SparseAutoencoder):
     """Divides by len(x), which is the batch alone and the number of SAEs in a stack."""
 
     def loss(self, x, l1_coefficient):
-        x_hat, latent_acts = self(x)
-        error = (x - x_hat).square().sum(dim=(-2, -1)) / len(x)
+        error = (x - self(x)[0]).square().sum(dim=(-2, -1)) / len(x)
         return SAELoss(error, error, 0 * error)
 
 

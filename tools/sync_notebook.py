@@ -7,7 +7,9 @@ What is generated, by the metadata of a cell:
 "sae_lib": ["sae.sae_loss", ...]       shows those objects' source, and lets the library use them
 "sae_lib_embed": true                  carries the whole package, so that the notebook is enough
 "sae_lib_figure": "draw_sae"           that diagram of sae_lib/lesson/figures.py
-Also sae_lib/lesson/names.py, the table of which section makes which name.
+"experiment": "map"                    that table or figure of experiments/pages.py
+Also sae_lib/lesson/names.py, the table of which section makes which name, and docs/at_a_glance.png,
+the picture at the top of the README.
 """
 
 import argparse
@@ -26,7 +28,18 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from sae_lib import plots  # noqa: E402
+os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
+from experiments.pages import PAGES  # noqa: E402
+from sae_lib import (  # noqa: E402
+    FALLING_PRICE,
+    SparseAutoencoder,
+    ToyModel,
+    cosine_similarity_matrix,
+    match_features,
+    plots,
+    train_sae,
+    train_toy_model,
+)
 from sae_lib.lesson import figures  # noqa: E402
 
 plt.rcParams.update(plots.STYLE)
@@ -114,11 +127,32 @@ def write_library_in(notebook: nbformat.NotebookNode) -> None:
         if "sae_lib_figure" in cell.metadata:
             draw = getattr(figures, cell.metadata["sae_lib_figure"])
             cell.source = f"![{draw.__doc__}]({figures.data_uri(draw())})"
+        if "experiment" in cell.metadata:
+            cell.source = PAGES[cell.metadata["experiment"]]()
     NAMES.write_text(names_module(made_in(notebook)), encoding="utf-8")
     for cell in notebook.cells:
         if cell.metadata.get("sae_lib_embed"):
             packed = f'LIBRARY = "{pack(library_files())}"'
             cell.source = LIBRARY_LINE.sub(packed, cell.source)
+
+
+def draw_at_a_glance(path: Path) -> None:
+    """The README's picture: what the neurons show, and what the SAE's latents show."""
+    base = ToyModel()
+    train_toy_model(base)
+    pool = base.encode(base.sample_features(50_000, seed=1)).detach()
+    sae = SparseAutoencoder(5, 20, seed=1)
+    train_sae(sae, pool, seed=1, **FALLING_PRICE)
+    cosines = cosine_similarity_matrix(sae.W_dec, base.feature_directions)
+    own = match_features(cosines).latent
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1, 1))
+    plots.plot_matrix(base.W.detach(), left, ylabel="neuron", xlabel="feature", numbers=0.15)
+    left.set_title("5 neurons: many features each")
+    plots.plot_matrix(
+        cosines[own], right, ylabel="latent", xlabel="feature", yticks=own, numbers=0.8
+    )
+    right.set_title("10 latents: one feature each")
+    path.write_bytes(figures.png(fig))
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -141,13 +175,13 @@ def main() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     write_library_in(notebook)
     if not arguments.no_run:
-        os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
         NotebookClient(
             notebook,
             timeout=600,
             coalesce_streams=True,
             resources={"metadata": {"path": str(ROOT)}},
         ).execute()
+        draw_at_a_glance(ROOT / "docs" / "at_a_glance.png")
     clean(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, NOTEBOOK)

@@ -1,23 +1,30 @@
 """Marks for the exercises: run the learner's answer, name the mistake, never raise.
 
-Each `check_…` prints one verdict and keeps it for `progress()`. An answer is run on small
-random tensors and compared with the right one, then with the likely mistakes, each of which
-is written out as a function beside the sentence that corrects it.
+Each `check_…` prints one verdict, and keeps the best one for `progress()`. An answer is run on
+several small inputs and compared with the right one, then with the likely mistakes, each of
+which is written out as a function beside the sentence that corrects it.
+
+The right answers are written out here too, so that no edit of the code that the notebook shows
+changes a mark. The trainings of exercises 6 and 7 run the code as it is when they are called.
 """
 
+import dis
 import functools
+import inspect
 import itertools
-from collections.abc import Callable
+import math
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from sae_lib.metrics import cosine_similarity_matrix, fvu, match_features
+from sae_lib.metrics import fvu
 from sae_lib.sae import SparseAutoencoder, sae_loss
 from sae_lib.training import train_sae
-from sae_lib.validation import require_non_negative
 
 NAMES = (
     "forward pass",
@@ -28,32 +35,46 @@ NAMES = (
     "choosing λ",
     "finding the bug",
 )
-PASSED, TRIED, NOT_ATTEMPTED = "passed", "tried", "not attempted yet"
+NOT_ATTEMPTED, TRIED, PASSED = LEVELS = ("not attempted yet", "tried", "passed")
 _status = dict.fromkeys(NAMES, NOT_ATTEMPTED)
 
 
 def progress() -> None:
     """Print how many exercises are passed, tried and not attempted yet."""
-    n = {status: list(_status.values()).count(status) for status in (PASSED, TRIED, NOT_ATTEMPTED)}
+    n = {level: list(_status.values()).count(level) for level in LEVELS}
     print(
         f"Exercises: {n[PASSED]} of {len(NAMES)} passed, {n[TRIED]} tried, "
         f"{n[NOT_ATTEMPTED]} not attempted yet."
     )
 
 
-def _report(name: str, status: str, text: str = "") -> None:
-    _status[name] = status
-    verdict = {PASSED: "correct.", TRIED: "not yet.", NOT_ATTEMPTED: "not attempted yet."}[status]
+def _report(name: str, level: str, text: str = "") -> None:
+    """Print this verdict; what was reached before stays reached."""
+    _status[name] = max(_status[name], level, key=LEVELS.index)
+    verdict = {PASSED: "correct.", TRIED: "not yet.", NOT_ATTEMPTED: "not attempted yet."}[level]
     print(f"{name}: {verdict} {text}".rstrip())
 
 
-def _raised(error: Exception) -> str:
+def _blank(answer: Any) -> bool:
+    return answer is None or answer is ...
+
+
+def _raised(error: BaseException) -> str:
     """An exception as one sentence."""
-    first_line = (str(error).strip().splitlines() or ["no message"])[0][:200]
-    return f"It raised {type(error).__name__}: {first_line}"
+    return f"It raised {traceback.format_exception_only(error)[0].splitlines()[0][:200]}"
 
 
 # --- the first five: functions, compared with the right one and with the likely mistakes ---
+
+
+class _Exercise(NamedTuple):
+    name: str
+    parts: tuple[str, ...]  # names of what an answer gives
+    cases: tuple[tuple, ...]  # the inputs, as what `run` makes them from
+    run: Callable  # run(answer, *case) calls an answer on one of the inputs
+    right: tuple[Callable, ...]
+    mistakes: list[tuple[str, Callable]]
+    nothing: str = "The function returns None: is a return missing?"
 
 
 def _table(*hints_and_answers: str | Callable) -> list[tuple[str, Callable]]:
@@ -61,38 +82,46 @@ def _table(*hints_and_answers: str | Callable) -> list[tuple[str, Callable]]:
     return list(zip(hints_and_answers[::2], hints_and_answers[1::2], strict=True))
 
 
-class _Exercise(NamedTuple):
-    name: str
-    parts: tuple[str, ...]  # names of what an answer gives
-    run: Callable[[Callable], Any]  # calls an answer on the test inputs
-    right: Callable
-    mistakes: list[tuple[str, Callable]]
-    nothing: str = "The function returns None: is a return missing?"
+def _numbers(value: Any) -> torch.Tensor:
+    """A tensor, an array, a number, or a list of such, as a tensor of doubles."""
+    if isinstance(value, (list, tuple, Iterator)):
+        return torch.stack([_numbers(entry) for entry in value])
+    if not isinstance(value, torch.Tensor):
+        value = torch.from_numpy(np.array(value, dtype=float))
+    return value.detach().cpu().double()
 
 
-def _tensors(exercise: _Exercise, value: Any) -> list[torch.Tensor]:
-    """What came back, as one tensor of doubles for each part."""
-    if not isinstance(value, tuple) and not (isinstance(value, list) and len(exercise.parts) > 1):
-        value = [value]  # a list of numbers is one part
-    return [torch.as_tensor(part).detach().cpu().double() for part in value]
-
-
-def _outcome(exercise: _Exercise, answer: Callable) -> list[torch.Tensor] | Exception | None:
-    """What the answer gives on the test inputs; an exception counts as an outcome."""
+def _outcome(exercise: _Exercise, answer: Callable, case: tuple) -> list[torch.Tensor] | str | None:
+    """What an answer gives on one input: its parts, None, or a sentence on why there are none."""
     try:
-        value = exercise.run(answer)
-        return None if value is None or value is ... else _tensors(exercise, value)
-    except Exception as error:
-        return error
+        value = exercise.run(answer, *case)
+    except NotImplementedError as error:
+        return _raised(error) if error.args else NOT_ATTEMPTED
+    except (Exception, SystemExit) as error:
+        return _raised(error)
+    if _blank(value):
+        return None
+    is_split = len(exercise.parts) > 1 and isinstance(value, (list, tuple))
+    try:
+        parts = [_numbers(part) for part in (value if is_split else [value])]
+    except Exception:
+        return f"What it returns (a {type(value).__name__}) cannot be read as numbers."
+    return [part.reshape(()) if part.numel() == 1 else part for part in parts]
 
 
-def _same(a: list[torch.Tensor] | Exception, b: list[torch.Tensor] | Exception) -> bool:
-    if isinstance(a, Exception) or isinstance(b, Exception):
-        return type(a) is type(b) and str(a) == str(b)
+def _same(a: list[torch.Tensor] | str | None, b: list[torch.Tensor] | str | None) -> bool:
+    if not isinstance(a, list) or not isinstance(b, list):
+        return a == b
     return len(a) == len(b) and all(
         x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-5)
         for x, y in zip(a, b, strict=True)
     )
+
+
+def _is(exercise: _Exercise, got: list, answer: Callable) -> bool:
+    """Whether `got` is what this answer gives; asked input by input, until one says no."""
+    cases = zip(got, exercise.cases, strict=True)
+    return all(_same(parts, _outcome(exercise, answer, case)) for parts, case in cases)
 
 
 def _difference(exercise: _Exercise, got: list[torch.Tensor], wanted: list[torch.Tensor]) -> str:
@@ -104,35 +133,53 @@ def _difference(exercise: _Exercise, got: list[torch.Tensor], wanted: list[torch
             return f"{name} must have shape {tuple(y.shape)} here, but has {tuple(x.shape)}."
         wrong = ~torch.isclose(x, y, rtol=1e-4, atol=1e-5)
         if wrong.any():
-            most = f"{(x - y).abs().max().item():.2g}"
-            return f"{name}: {int(wrong.sum())} of {y.numel()} numbers are off, by up to {most}."
+            count = f"{int(wrong.sum())} of {y.numel()} numbers are off, such as "
+            example = f"{x[wrong][0]:.4g} where {y[wrong][0]:.4g} is right."
+            return f"{name}: {count if y.numel() > 1 else ''}{example}"
     return ""
 
 
-def _is_stub(answer: Any) -> bool:
-    code = getattr(answer, "__code__", None)
-    return code is None or not (code.co_names or code.co_nlocals > code.co_argcount)
+def _is_stub(answer: Callable) -> bool:
+    """Whether the function's body is still `...`, `pass`, or a docstring alone."""
+    try:
+        steps = {step.opname for step in dis.get_instructions(inspect.unwrap(answer))}
+    except TypeError:  # not a Python function
+        return False
+    return steps <= {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
+
+
+def _judge(exercise: _Exercise, answer: Any) -> tuple[str, str]:
+    """Passed, tried or not attempted; and a sentence on why."""
+    if _blank(answer):
+        return NOT_ATTEMPTED, ""
+    if not callable(answer):
+        return TRIED, f"Give the check your function; a {type(answer).__name__} came."
+    got = [_outcome(exercise, answer, case) for case in exercise.cases]
+    if NOT_ATTEMPTED in got or (None in got and _is_stub(answer)):
+        return NOT_ATTEMPTED, ""
+    if None in got:
+        return TRIED, exercise.nothing
+    if any(_is(exercise, got, right) for right in exercise.right):
+        return (TRIED, got[0]) if isinstance(got[0], str) else (PASSED, "")
+    for hint, mistake in exercise.mistakes:
+        if _is(exercise, got, mistake):
+            return TRIED, f"It looks as if {hint}"
+    for i, case in enumerate(exercise.cases):
+        wanted = _outcome(exercise, exercise.right[0], case)
+        if not _same(got[i], wanted):
+            break
+    text = got[i] if isinstance(got[i], str) else _difference(exercise, got[i], wanted)
+    if i > 0:
+        text = f"Right on one input, wrong on another (is a number written into it?). {text}"
+    return TRIED, text
 
 
 def _mark(exercise: _Exercise, answer: Any) -> None:
-    if answer is None or answer is ...:
-        return _report(exercise.name, NOT_ATTEMPTED)
-    if not callable(answer):
-        came = type(answer).__name__
-        return _report(exercise.name, TRIED, f"Give the check your function; a {came} came.")
-    got, wanted = _outcome(exercise, answer), _outcome(exercise, exercise.right)
-    if (got is None and _is_stub(answer)) or isinstance(got, NotImplementedError):
-        return _report(exercise.name, NOT_ATTEMPTED)
-    if got is None:
-        return _report(exercise.name, TRIED, exercise.nothing)
-    if _same(got, wanted):
-        return _report(exercise.name, PASSED)
-    for hint, mistake in exercise.mistakes:
-        if _same(got, _outcome(exercise, mistake)):
-            return _report(exercise.name, TRIED, f"It looks as if {hint}")
-    text = _raised(got) if isinstance(got, Exception) else _difference(exercise, got, wanted)
-    return _report(exercise.name, TRIED, text)
+    _report(exercise.name, *_judge(exercise, answer))
 
+
+# batch, d_in, d_sae, λ: small, and no two inputs alike in any of them
+SIZES = ((6, 5, 8, 0.3), (1, 4, 9, 2.0), (11, 3, 7, 0.05))
 
 relu = torch.relu
 
@@ -157,8 +204,11 @@ def _forward(x, We, be, Wd, bd):
 FORWARD = _Exercise(
     "forward pass",
     ("x_hat", "latent_acts"),
-    lambda answer: answer(*_randn((6, 5), (5, 8), (8,), (8, 5), (5,))),
-    _forward,
+    SIZES,
+    lambda answer, n, d, s, scale: answer(
+        *(t / scale for t in _randn((n, d))), *_randn((d, s), (s,), (s, d), (d,), seed=1)
+    ),
+    (_forward,),
     _table(
         "the ReLU is missing: latent_acts must never be negative.",
         lambda x, We, be, Wd, bd: _decode(x @ We + be, Wd, bd),
@@ -184,38 +234,43 @@ FORWARD = _Exercise(
 )
 
 
-def _loss_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-    x, x_hat, h = _randn((6, 5), (6, 5), (6, 8))
-    return x, x_hat, relu(h), 0.3
+def _run_loss(answer: Callable, n: int, d: int, s: int, l1_coefficient: float) -> Any:
+    x, x_hat, h = _randn((n, d), (n, d), (n, s))
+    return answer(x, x_hat, relu(h), l1_coefficient)
+
+
+def _error(x, y):
+    return (y - x).square().sum(dim=1).mean()
 
 
 def _total(x, y, h, c):
-    return sae_loss(x, y, h, c).total
+    return _error(x, y) + c * h.abs().sum(dim=1).mean()
 
 
 LOSS = _Exercise(
     "loss",
     ("the total",),
-    lambda answer: answer(*_loss_inputs()),
-    _total,
+    SIZES,
+    _run_loss,
+    (_total,),
     _table(
         "the squared error was averaged over the coordinates, the fivefold trap: sum over them, "
         "then average over the batch.",
-        lambda x, y, h, c: _total(x, y, h, 5 * c) / 5,
+        lambda x, y, h, c: _total(x, y, h, c) - _error(x, y) + (y - x).square().mean(),
         "the L1 was averaged over the latents: sum over them, then average over the batch.",
-        lambda x, y, h, c: _total(x, y, h, c / 8),
+        lambda x, y, h, c: _error(x, y) + c * h.mean(),
         "both terms were averaged over everything: sum over the last axis, average over the batch.",
         lambda x, y, h, c: (y - x).square().mean() + c * h.mean(),
         "the batch was summed: average over it, or the loss grows with the batch.",
-        lambda x, y, h, c: 6 * _total(x, y, h, c),
+        lambda x, y, h, c: len(x) * _total(x, y, h, c),
         "the squared error was summed over the batch: average over it, as the L1 does.",
-        lambda x, y, h, c: 6 * _total(x, y, h, c / 6),
+        lambda x, y, h, c: _total(x, y, h, c) + (len(x) - 1) * _error(x, y),
         "the L1 was summed over the batch: average over it, as the squared error does.",
-        lambda x, y, h, c: _total(x, y, h, 6 * c),
+        lambda x, y, h, c: _total(x, y, h, len(x) * c),
         "λ was forgotten: multiply the L1 by it.",
         lambda x, y, h, c: _total(x, y, h, 1),
         "the L1 penalty was forgotten.",
-        lambda x, y, h, c: _total(x, y, h, 0),
+        lambda x, y, h, c: _error(x, y),
         "λ multiplies both terms: it belongs to the L1 only.",
         lambda x, y, h, c: c * _total(x, y, h, 1),
         "the error was not squared.",
@@ -234,28 +289,46 @@ LOSS = _Exercise(
 )
 
 
-def _run_steps(step: Callable) -> tuple[torch.Tensor, ...] | None:
-    """Three calls on a decoder that does not start at length 1; None if they did nothing."""
-    sae = SparseAutoencoder(5, 8)
-    x, start = _randn((16, 5), (8, 5))
+_SAE = SparseAutoencoder  # the library's own, whatever the notebook makes of that name later
+
+
+def _run_steps(step: Callable, n: int, d: int, s: int, c: float) -> tuple | None:
+    """The weights after three steps, from a decoder that is not of length 1; None if untouched."""
+    sae = _SAE(d, s)
+    *batches, start = _randn((n, d), (n, d), (n, d), (s, d))
     sae.W_dec.data = start.clone()
     held = sae.W_dec
-    optimizer = torch.optim.SGD(sae.parameters(), lr=0.05)
-    for _ in range(3):
-        step(sae, optimizer, x, 0.1)
+    optimizer = torch.optim.SGD(sae.parameters(), lr=0.02)
+    for x in batches:
+        step(sae, optimizer, x, c)
     if held.grad is None and torch.equal(sae.W_dec, start):
         return None
     return sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, held
+
+
+def _price(sae, x, c):
+    """The loss written out above, or the one that the library has now: see `_live`."""
+    return sae_loss(x, *sae(x), c).total if hasattr(sae, "is_live") else _total(x, *sae(x), c)
 
 
 def _updated(sae, optimizer, x, c, *, zero=True, step=True):
     """A training step without its last line, the normalisation."""
     if zero:
         optimizer.zero_grad()
-    sae_loss(x, *sae(x), c).total.backward()
+    _price(sae, x, c).backward()
     if step:
         optimizer.step()
     return sae
+
+
+def _live(step: Callable) -> Callable:
+    """The same step with the `sae_loss` that the notebook has now, which may have been edited."""
+
+    def live_step(sae, *a):
+        sae.is_live = True
+        step(sae, *a)
+
+    return live_step
 
 
 @torch.no_grad()
@@ -263,42 +336,50 @@ def _divided(weight: torch.Tensor, dim: int | tuple[int, int]) -> None:
     weight /= weight.norm(dim=dim, keepdim=True)
 
 
+def _right_step(*a):
+    _updated(*a).normalize_decoder_()
+
+
 BEFORE = (
     "the decoder was normalised before optimizer.step(), which moves the norms off 1 again: "
     "normalise after it."
 )
+WRONG_STEPS = _table(
+    BEFORE,
+    lambda sae, *a: (sae.normalize_decoder_(), _updated(sae, *a)),
+    BEFORE,
+    lambda s, opt, *a: (_updated(s, opt, *a, step=False).normalize_decoder_(), opt.step()),
+    BEFORE,
+    lambda sae, opt, *a: (_price(sae, *a), sae.normalize_decoder_())[0].backward(),
+    "the decoder was not normalised: the last line of the step is missing.",
+    _updated,
+    "the columns were normalised: the directions are the rows, so take norm(dim=-1).",
+    lambda *a: _divided(_updated(*a).W_dec, dim=0),
+    "the whole matrix was divided by one number: each row needs its own norm(dim=-1).",
+    lambda *a: _divided(_updated(*a).W_dec, dim=(0, 1)),
+    "the encoder was normalised: the rule is for the rows of W_dec.",
+    lambda *a: _divided(_updated(*a).W_enc, dim=0),
+    "optimizer.zero_grad() is missing: the gradients of earlier steps add up.",
+    lambda *a: _updated(*a, zero=False).normalize_decoder_(),
+    "the weights never moved: loss.backward() or optimizer.step() is missing.",
+    lambda sae, *a: sae.normalize_decoder_(),
+    "the L1 penalty was left out: give sae_loss the l1_coefficient.",
+    lambda sae, opt, x, c: _updated(sae, opt, x, 0.0).normalize_decoder_(),
+    "W_dec was replaced by a new parameter: the optimizer holds the old one, so change it in "
+    "place.",
+    lambda *a: setattr(s := _updated(*a), "W_dec", nn.Parameter(_rows(s.W_dec.detach()))),
+    "W_dec was replaced by a plain tensor: change the parameter in place.",
+    lambda sae, *a: setattr(sae, "W_dec", torch.zeros(1)),
+    "autograd watched the normalisation: put it under `with torch.no_grad():`.",
+    lambda sae, *a: sae.W_dec.div_(1.0),
+)
 RENORM = _Exercise(
     "renormalisation",
     ("W_enc", "b_enc", "W_dec", "b_dec", "the W_dec that the optimizer holds"),
+    SIZES,
     _run_steps,
-    lambda *a: _updated(*a).normalize_decoder_(),
-    _table(
-        BEFORE,
-        lambda sae, *a: (sae.normalize_decoder_(), _updated(sae, *a)),
-        BEFORE,
-        lambda s, opt, *a: (_updated(s, opt, *a, step=False).normalize_decoder_(), opt.step()),
-        "the decoder was not normalised: the last line of the step is missing.",
-        _updated,
-        "the columns were normalised: the directions are the rows, so take norm(dim=-1).",
-        lambda *a: _divided(_updated(*a).W_dec, dim=0),
-        "the whole matrix was divided by one number: each row needs its own norm(dim=-1).",
-        lambda *a: _divided(_updated(*a).W_dec, dim=(0, 1)),
-        "the encoder was normalised: the rule is for the rows of W_dec.",
-        lambda *a: _divided(_updated(*a).W_enc, dim=0),
-        "optimizer.zero_grad() is missing: the gradients of earlier steps add up.",
-        lambda *a: _updated(*a, zero=False).normalize_decoder_(),
-        "the weights never moved: loss.backward() or optimizer.step() is missing.",
-        lambda sae, *a: sae.normalize_decoder_(),
-        "the L1 penalty was left out: give sae_loss the l1_coefficient.",
-        lambda sae, opt, x, c: _updated(sae, opt, x, 0.0).normalize_decoder_(),
-        "W_dec was replaced by a new parameter: the optimizer holds the old one, so change it in "
-        "place.",
-        lambda *a: setattr(s := _updated(*a), "W_dec", nn.Parameter(_rows(s.W_dec.detach()))),
-        "W_dec was replaced by a plain tensor: change the parameter in place.",
-        lambda sae, *a: setattr(sae, "W_dec", torch.zeros(1)),
-        "autograd watched the normalisation: put it under `with torch.no_grad():`.",
-        lambda sae, *a: sae.W_dec.div_(1.0),
-    ),
+    (_right_step, _live(_right_step)),
+    WRONG_STEPS + [(hint, _live(step)) for hint, step in WRONG_STEPS],
     "The step changed nothing: no gradient, no new weights.",
 )
 
@@ -306,8 +387,9 @@ RENORM = _Exercise(
 COSINE = _Exercise(
     "cosine matrix",
     ("the matrix",),
-    lambda answer: answer(*_randn((8, 5), (6, 5))),
-    cosine_similarity_matrix,
+    SIZES,
+    lambda answer, n, d, s, _: answer(*_randn((s, d), (n, d))),
+    (lambda a, b: _rows(a) @ _rows(b).T,),
     _table(
         "nothing was normalised: these are dot products. Divide by both lengths.",
         lambda a, b: a @ b.T,
@@ -327,6 +409,11 @@ COSINE = _Exercise(
         lambda a, b: a @ b,
     ),
 )
+
+
+def _assigned(cosines: torch.Tensor) -> np.ndarray:
+    """For each feature its latent; the cosines add up to the most."""
+    return linear_sum_assignment(cosines.T, maximize=True)[1]
 
 
 def _greedy(c: torch.Tensor) -> list[int]:
@@ -355,21 +442,26 @@ GREEDY = (
 MATCHING = _Exercise(
     "matching",
     ("the latents",),
-    lambda answer: answer(torch.tanh(_randn((8, 6), seed=6)[0])),
-    lambda c: match_features(c).latent,
+    ((8, 6, 2522), (6, 6, 3745), (7, 5, 869)),  # angles, squares, … have another best matching here
+    lambda answer, s, n, seed: answer(torch.tanh(_randn((s, n), seed=seed)[0])),
+    (_assigned,),
     _table(
         "this is the argmax of each column: one latent may then serve two features.",
         lambda c: c.argmax(dim=0),
         "this is the argmax of each row: a latent for each feature is wanted, not the reverse.",
         lambda c: c.argmax(dim=1),
         "the total was minimised: linear_sum_assignment needs maximize=True.",
-        lambda c: match_features(-c).latent,
+        lambda c: _assigned(-c),
         "|cosine| was matched: then the opposite of a feature counts as found.",
-        lambda c: match_features(c.abs()).latent,
+        lambda c: _assigned(c.abs()),
+        "the angles were added up: it is the total of the cosines that counts.",
+        lambda c: _assigned(-c.arccos()),
         "these are the right latents in rising order: put them in the order of the features.",
-        lambda c: np.sort(match_features(c).latent),
+        lambda c: np.sort(_assigned(c)),
         "these are features, in the order of their latents: the reverse is wanted.",
-        lambda c: np.argsort(match_features(c).latent),
+        lambda c: np.argsort(_assigned(c)),
+        "both of linear_sum_assignment's results came: the latents alone are wanted.",
+        lambda c: linear_sum_assignment(c, maximize=True),
         GREEDY,
         _greedy,
         GREEDY,
@@ -428,40 +520,40 @@ def mystery_activations() -> torch.Tensor:
 
 def check_lambda(l1_coefficient: float | None) -> None:
     """Train an SAE on the mystery at this λ, and only then look at the truth."""
-    name = "choosing λ"
-    if l1_coefficient is None or l1_coefficient is ...:
-        return _report(name, NOT_ATTEMPTED)
+    _report("choosing λ", *_judge_lambda(l1_coefficient))
+
+
+def _judge_lambda(l1_coefficient: Any) -> tuple[str, str]:
+    if _blank(l1_coefficient):
+        return NOT_ATTEMPTED, ""
     try:
-        require_non_negative(my_l1_coefficient=l1_coefficient)
-    except (TypeError, ValueError) as error:
-        return _report(name, TRIED, str(error))
+        price = float(l1_coefficient)
+    except Exception:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        came = repr(l1_coefficient)[:60]
+        return TRIED, f"my_l1_coefficient must be a number from 0 up, such as 0.01; {came} came."
     directions, x = _mystery()
-    sae = SparseAutoencoder(5, 32)
-    train_sae(sae, x, l1_coefficient=float(l1_coefficient), n_steps=3_000)
-    with torch.no_grad():
-        unexplained = fvu(x, sae(x)[0])
-    cosine = match_features(cosine_similarity_matrix(sae.W_dec, directions)).cosine
-    recovered = int((cosine >= 0.99).sum())
+    try:
+        sae = SparseAutoencoder(5, 32)
+        train_sae(sae, x, l1_coefficient=price, n_steps=3_000)
+        with torch.no_grad():
+            unexplained = fvu(x, sae(x)[0])
+            cosines = _rows(sae.W_dec) @ directions.T
+        recovered = int((cosines[_assigned(cosines), range(16)] >= 0.99).sum())
+    except Exception as error:
+        return TRIED, f"The training broke down at λ = {price:g}. {_raised(error)}"
     text = (
-        f"λ = {l1_coefficient:g} recovers {recovered} of the {len(cosine)} hidden features, "
+        f"λ = {price:g} recovers {recovered} of the 16 hidden features, "
         f"with {unexplained:.1%} of the variance unexplained."
     )
-    if recovered == len(cosine):
-        return _report(name, PASSED, text)
-    text += (
-        " Too small: the error is small and the features are wrong. Do two seeds agree here?"
-        if unexplained < 0.08
-        else " Too large: weak features are cut off, and the directions drift."
-    )
-    return _report(name, TRIED, text)
-
-
-class _WrongAxis(SparseAutoencoder):
-    """An SAE whose columns are set to length 1, in place of its rows."""
-
-    @torch.no_grad()
-    def normalize_decoder_(self) -> None:
-        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
+    if recovered == 16:
+        return PASSED, text
+    if unexplained < 0.08:
+        why = "Too small: the error is small and the features are wrong. Do two seeds agree here?"
+    else:
+        why = "Too large: weak features are cut off, and the directions drift."
+    return TRIED, f"{text} {why}"
 
 
 FAULTS = {  # run: (its fault's number in the exercise, where to look)
@@ -474,10 +566,16 @@ FAULTS = {  # run: (its fault's number in the exercise, where to look)
 
 def broken_runs() -> dict[str, dict[str, np.ndarray]]:
     """A healthy run and the faulty A to D: step, error, l0 and norm of each, (n_logged,)."""
+
+    class WrongAxis(SparseAutoencoder):  # made here, so that it is a child of the class of today
+        @torch.no_grad()
+        def normalize_decoder_(self) -> None:
+            self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
+
     settings = {
         "healthy": (SparseAutoencoder, {}),
         "A": (SparseAutoencoder, {"normalize_decoder": False}),
-        "C": (_WrongAxis, {}),
+        "C": (WrongAxis, {}),
         "D": (SparseAutoencoder, {"l1_coefficient": 0.001}),
     }
     runs = {}
@@ -494,14 +592,21 @@ def broken_runs() -> dict[str, dict[str, np.ndarray]]:
 def check_diagnosis(diagnosis: dict[str, int | None]) -> None:
     """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""
     name = "finding the bug"
-    given = diagnosis if isinstance(diagnosis, dict) else {}
-    given = {run: given[run] for run in FAULTS if given.get(run) is not None}
-    if not given:
+    if isinstance(diagnosis, (list, tuple)):
+        diagnosis = dict(zip(FAULTS, diagnosis, strict=False))
+    if _blank(diagnosis) or (isinstance(diagnosis, dict) and all(map(_blank, diagnosis.values()))):
         return _report(name, NOT_ATTEMPTED)
-    right = [run for run, answer in given.items() if str(answer) == str(FAULTS[run][0])]
+    given = diagnosis.items() if isinstance(diagnosis, dict) else ()
+    given = {f"{run}".strip().upper(): f"{n}".strip() for run, n in given if not _blank(n)}
+    named = [run for run in FAULTS if run in given]
+    if not named:
+        return _report(
+            name, TRIED, 'Give each run the number of its fault, as in {"A": 2, "B": 4}.'
+        )
+    wrong = [run for run in named if given[run].removesuffix(".0") != str(FAULTS[run][0])]
+    right = [run for run in named if run not in wrong]
     if len(right) == len(FAULTS):
         return _report(name, PASSED, "All four runs are told apart.")
     _report(name, TRIED, f"Right: {', '.join(right) or 'none'}.")
-    for run in given:
-        if run not in right:
-            print(f"  {run}: {FAULTS[run][1]}")
+    for run in wrong:
+        print(f"  {run}: {FAULTS[run][1]}")
