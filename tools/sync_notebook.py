@@ -104,7 +104,7 @@ def made_in(notebook: nbformat.NotebookNode) -> dict[str, str]:
     place, table = "", {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for title in re.findall(r"(?m)^(?:##|### (?=Break it)) *(.+)$", cell.source):
+            for title in re.findall(r"(?m)^(?:## |### (?=Break it))(.+)$", cell.source):
                 place = title.strip()
         else:
             for name in sorted(names_made(cell.source)):
