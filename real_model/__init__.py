@@ -1,0 +1,1 @@
+"""The road out: an SAE on a real transformer. Needs requirements-next.txt; the lesson does not."""

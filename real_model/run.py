@@ -1,0 +1,50 @@
+"""Run next_real_model.ipynb from top to bottom and save it with its outputs.
+
+python real_model/run.py                  afresh, in a folder that is removed afterwards
+python real_model/run.py --folder DATA    keep activations and checkpoints in DATA; stopped and
+                                          run again, it goes on where it was
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tools.sync_notebook import clean  # noqa: E402
+
+NOTEBOOK = ROOT / "next_real_model.ipynb"
+
+
+def run(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> None:
+    """Run every cell in place, with progress on the screen and none in the file."""
+    os.environ.update(environment, REAL_MODEL_FOLDER=str(folder.resolve()), TQDM_DISABLE="1")
+    NotebookClient(
+        notebook,
+        timeout=None,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(ROOT)}},
+        on_cell_start=lambda cell, cell_index: print(f"cell {cell_index}: {cell.id}", flush=True),
+    ).execute()
+    clean(notebook)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, help="where activations and checkpoints stay")
+    folder = parser.parse_args().folder
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with tempfile.TemporaryDirectory() as temporary:
+        run(notebook, folder or Path(temporary) / "data")
+    nbformat.validate(notebook)
+    nbformat.write(notebook, NOTEBOOK)
+    print(f"{NOTEBOOK.name}: {NOTEBOOK.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
