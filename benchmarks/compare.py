@@ -17,6 +17,8 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from unittest.mock import MagicMock
@@ -201,17 +203,19 @@ def dictionary_learning(
 
 
 def overcomplete(
-    pool, seed, *, kind="l1", n_steps, batch_size, lr, betas, l1_start=None, momentum=0.98
+    pool, seed, *, kind="l1", phases, batch_size, lr, betas, momentum=0.98
 ):
     """overcomplete's train_sae, without its logging and gradient clipping, which cost time.
 
-    Optimiser, schedule and loss are the user's: AdamW with a cosine as here. Without l1_start
-    the loss is the library's own (mse_l1 at λ, or BatchTopK with one latent per input on
-    average); with it, a function of ours in which λ falls. The encoder starts as the
-    dictionary's transpose (`untied`).
+    phases: [(λ, steps), ...], a call each, with the library's own loss (mse_l1); BatchTopK, one
+    latent per input on average, ignores λ. Optimiser and schedule are the user's: AdamW with a
+    cosine, as here. The encoder starts as the dictionary's transpose (`untied`).
     """
     from overcomplete.sae import SAE, BatchTopKSAE, train_sae
     from overcomplete.sae.losses import mse_l1
+
+    def squared_error(x, x_hat, pre_codes, codes, dictionary):
+        return (x - x_hat).square().mean()
 
     torch.manual_seed(seed)
     if kind == "batchtopk":
@@ -219,26 +223,19 @@ def overcomplete(
     else:
         model = SAE(5, 20)
     model.untied(bias=True)
-    step = 0
-
-    def loss(x, x_hat, pre_codes, codes, dictionary):
-        nonlocal step
-        if kind == "batchtopk":
-            return (x - x_hat).square().mean()
-        if l1_start is None:  # averaged over the dimensions, summed over codes
-            return mse_l1(x, x_hat, pre_codes, codes, dictionary, penalty=L1 / (5 * batch_size))
-        price = L1 * (l1_start / L1) ** max(0.0, 1 - step / (0.6 * n_steps))
-        step += 1
-        return (x - x_hat).square().sum(dim=-1).mean() + price * codes.sum(dim=-1).mean()
-
+    n_steps = sum(steps for _, steps in phases)
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     batches = minibatches(pool, batch_size, n_steps, seed)
-    train_sae(model, batches, loss, optimizer, schedule, nb_epochs=1, clip_grad=None, monitoring=0)
+    for l1, steps in phases:  # mse_l1 averages the error over all numbers, and sums all codes
+        loss = partial(mse_l1, penalty=l1 / (5 * batch_size))
+        if kind == "batchtopk":
+            loss = squared_error
+        data = islice(batches, steps)
+        train_sae(model, data, loss, optimizer, schedule, 1, clip_grad=None, monitoring=0)
     weights = (model.encoder.weight.T, model.encoder.bias, model.get_dictionary(), torch.zeros(5))
-    return unit_decoder(*(w.detach() for w in weights)), float(
-        getattr(model, "running_threshold", 0.0)
-    )
+    threshold = float(getattr(model, "running_threshold", 0.0))
+    return unit_decoder(*(w.detach() for w in weights)), threshold
 
 
 def scikit_learn(pool, seed, *, n_samples, batch_size, alpha=0.5, max_iter=1):
