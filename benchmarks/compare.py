@@ -202,9 +202,7 @@ def dictionary_learning(
     return unit_decoder(*(p.detach() for p in weights)), float(getattr(ae, "threshold", 0.0))
 
 
-def overcomplete(
-    pool, seed, *, kind="l1", phases, batch_size, lr, betas, momentum=0.98
-):
+def overcomplete(pool, seed, *, kind="l1", phases, batch_size, lr, betas, momentum=0.98):
     """overcomplete's train_sae, without its logging and gradient clipping, which cost time.
 
     phases: [(λ, steps), ...], a call each, with the library's own loss (mse_l1); BatchTopK, one
