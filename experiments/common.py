@@ -27,6 +27,8 @@ DATA = Path(__file__).parent / "data"
 RECOVERED = 0.99
 N_MODELS, FIRST_MODEL_SEED = 3, 300  # seeds that no search for settings has seen
 SAE_SEEDS = list(range(16))
+# a price that falls, with batches of 256 (sae_lib.FALLING_PRICE has 2,500 of 128)
+FALLING = {"l1_start": 0.03, "n_steps": 2_000, "lr": 0.05, "betas": (0.9, 0.95)}
 CROWDED = {"n_steps": 2_000, "lr": 0.03, "betas": (0.9, 0.98)}  # the recipe of the crowded cases
 
 

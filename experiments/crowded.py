@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from experiments.common import (
     CROWDED,
+    FALLING,
     RECOVERED,
     SAE_SEEDS,
     base_models,
@@ -21,7 +22,6 @@ from experiments.common import (
     train,
 )
 from sae_lib import (
-    FALLING_PRICE,
     FIRES,
     SparseAutoencoder,
     ToyModel,
@@ -41,7 +41,7 @@ from sae_lib import (
 MAP = {"l1": (0.001, 0.03, 0.1, 0.15, 0.2, 0.3), "k": (1, 2, 3)}
 # (features, dimensions, sparsity), width, and the settings at which its SAEs are compared
 CASES = {
-    "10 in 5": ((10, 5, 0.9), 20, ({"l1": 0.001} | FALLING_PRICE, {"k": 1, **CROWDED})),
+    "10 in 5": ((10, 5, 0.9), 20, ({"l1": 0.001} | FALLING, {"k": 1, **CROWDED})),
     "15 in 5": ((15, 5, 0.95), 40, ({"l1": 0.2, **CROWDED}, {"k": 1, **CROWDED})),
     "100 in 30": ((100, 30, 0.95), 200, ({"l1": 0.1, **CROWDED}, {"k": 5, **CROWDED})),
 }

@@ -3,12 +3,21 @@
 import torch
 from torch.nn.functional import normalize
 
-from experiments.common import CROWDED, SAE_SEEDS, base_models, matched, rounded, scores, train
-from sae_lib import FALLING_PRICE, ToyModel, cosine_similarity_matrix, fires, live_directions
+from experiments.common import (
+    CROWDED,
+    FALLING,
+    SAE_SEEDS,
+    base_models,
+    matched,
+    rounded,
+    scores,
+    train,
+)
+from sae_lib import ToyModel, cosine_similarity_matrix, fires, live_directions
 
 SETTINGS = {
     "λ = 0.001": {"l1": 0.001},
-    "λ falling to 0.001": {"l1": 0.001, **FALLING_PRICE},
+    "λ falling to 0.001": {"l1": 0.001, **FALLING},
     "λ = 0.01": {"l1": 0.01, **CROWDED},
     "λ = 0.03": {"l1": 0.03, **CROWDED},
     "λ = 0.1": {"l1": 0.1, **CROWDED},

@@ -5,6 +5,7 @@ import torch
 
 from experiments.common import (
     CROWDED,
+    FALLING,
     RECOVERED,
     SAE_SEEDS,
     base_models,
@@ -17,7 +18,6 @@ from experiments.common import (
     train,
 )
 from sae_lib import (
-    FALLING_PRICE,
     FIRES,
     SparseAutoencoder,
     ToyModel,
@@ -82,7 +82,7 @@ def trap() -> tuple[dict, list]:
     or with the same directions and the encoder as at a start (W_dec transposed, no bias).
     """
     prices = {f"from scratch, l1 {p}": {"l1": p} for p in (0.01, 0.03, 0.1)}
-    prices["from scratch, falling price"] = {"l1": 0.001, **FALLING_PRICE}
+    prices["from scratch, falling price"] = {"l1": 0.001, **FALLING}
     rows = []
     for seed, model in base_models(*CASE).items():
         pool, x = pool_and_test(model, seed)
@@ -143,7 +143,7 @@ def linear() -> tuple[dict, list]:
     aligned: latents on some feature. kept_sign: those of them that started on its side.
     """
     rows = []
-    for d_sae, recipe in ((20, {}), *((d_sae, FALLING_PRICE) for d_sae in (10, 20, 40, 80))):
+    for d_sae, recipe in ((20, {}), *((d_sae, FALLING) for d_sae in (10, 20, 40, 80))):
         for seed, model in base_models(*CASE).items():
             pool, x = pool_and_test(model, seed)
             saes = [LinearSAE(5, d_sae, seed=s) for s in SAE_SEEDS]
@@ -176,7 +176,7 @@ def best_f1(acts: torch.Tensor, is_on: torch.Tensor) -> float:
 def frozen() -> tuple[dict, list]:
     """A random decoder that is never trained beside a trained one: only the encoder learns."""
     rows = []
-    cases = ((20, 0.001, FALLING_PRICE), (20, 0.03, CROWDED), (80, 0.03, CROWDED))
+    cases = ((20, 0.001, FALLING), (20, 0.03, CROWDED), (80, 0.03, CROWDED))
     for d_sae, l1, recipe in cases:
         for is_frozen in (True, False):
             for seed, model in base_models(*CASE).items():

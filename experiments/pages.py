@@ -13,6 +13,7 @@ from sae_lib import plots
 from sae_lib.lesson.figures import data_uri
 
 MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
+B_WITH_B = "cos(B's, B)"
 N = "16 SAE seeds × 3 base models"
 
 
@@ -143,23 +144,31 @@ def width() -> str:
 
 
 def implied() -> str:
-    header = ["setting", "B's latent: cosine with B", "with A + B", "A's latent fires, of A with B"]
-    header += ["of A alone", "agreement of two seeds"]
-    results = by(load("implied")["rows"], "values", "setting")
-    shown = [("cos(B's, B)", ".2f"), ("cos(B's, A+B)", ".2f"), ("A's fires, B on", ".0%")]
-    shown += [("A's fires, A alone", ".0%"), ("agreement", ".2f")]
-    rows = [
-        [setting, *(format(r[column].mean(), digits) for column, digits in shown)]
-        for (values, setting), r in results.items()
-        if values == "uniform"
+    header = ["setting", "B's latent: cosine with B", "the three base models apart"]
+    header += ["A's latent fires where only A is on", "only A and B", "agreement of two seeds"]
+    rows_of = [
+        r for r in load("implied")["rows"] if (r["values"], r["share with B"]) == ("uniform", 0.5)
     ]
-    results = by(load("family")["rows"], "values", "d_sae", "setting")
-    header_family = ["parent P, children C1, C2", "best cosine with P", "with C1", "with P + C1"]
-    shown = [f"best cos with {name}" for name in ("P", "C1", "P+C1")]
+    apart = by(rows_of, "setting", "base_model")
+    rows = []
+    for (setting,), r in by(rows_of, "setting").items():
+        each = [v["cos(B's, B)"].mean() for (name, _), v in apart.items() if name == setting]
+        fires = [
+            f"{r[name].mean():.0%}" for name in ("A's fires, only A", "A's fires, only A and B")
+        ]
+        cosine = f"{r[B_WITH_B].mean():.2f}"
+        models = ", ".join(f"{value:.2f}" for value in each)
+        rows.append([setting, cosine, models, *fires, f"{r['agreement'].mean():.2f}"])
+    header_family = ["parent P, children C1, C2, at λ = 0.1", "best cosine with P", "C1", "C2"]
+    header_family += ["P + C1", "P + C2"]
+    shown = [f"best cos with {name}" for name in ("P", "C1", "C2", "P+C1", "P+C2")]
     family = [
-        [f"{d_sae} latents, strengths {values}", *(f"{r[column].mean():.2f}" for column in shown)]
-        for (values, d_sae, setting), r in results.items()
-        if setting.endswith("falling to 0.001")
+        [f"children {'as strong' if strength == 1 else 'weak (×0.3)'}, {d_sae} latents"]
+        + [f"{r[column].mean():.2f}" for column in shown]
+        for (strength, d_sae, setting), r in by(
+            load("family")["rows"], "children", "d_sae", "setting"
+        ).items()
+        if setting == "λ = 0.1"
     ]
     tables = [table(header, rows), table(header_family, family)]
     return "\n\n".join([*tables, made_by("implied family")])
@@ -177,11 +186,11 @@ def rivals() -> str:
     seconds = by(load("encoding")["rows"], "case")
     times = [["SAE", "sae"], ["sparse coding", "lasso, scaled"]]
     lines += [
-        [f"*{name}: seconds to encode a million inputs*"]
+        [f"*{name}: seconds per million inputs encoded*"]
         + [f"{seconds[(c,)][column].mean():.2g}" for c in cases]
         for name, column in times
     ]
-    what = "3 base models; 16 SAE seeds (4 for 100 in 30), 2 to 4 of the others"
+    what = "On 20,000 activations of 3 base models; 16 SAE seeds (4 for 100 in 30), else 2 to 4"
     return table(["recovered, mean", *cases], lines) + "\n\n" + made_by("rivals encoding", what)
 
 
