@@ -56,7 +56,7 @@ def matched_cosines(saes, models) -> np.ndarray:
 @pytest.mark.parametrize("first_seed", CHUNKS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_all_ten_features_are_recovered_on_every_one_of_2000_seeds(recipe, first_seed):
-    worst = []
+    worst, left_out = [], []
     start = time.monotonic()
     for first in range(first_seed, first_seed + CHUNK, STACK):
         seeds = range(first, min(first + STACK, first_seed + CHUNK))
@@ -64,12 +64,16 @@ def test_all_ten_features_are_recovered_on_every_one_of_2000_seeds(recipe, first
         others = [seed + 1_000_000 for seed in seeds]  # else W and W_dec start from equal draws
         saes = [SparseAutoencoder(5, 20, seed=seed) for seed in others]
         train_saes(saes, pools, seeds=others, n_logged=5, **RECIPES[recipe])
-        worst.extend(matched_cosines(saes, models).min(axis=1))
-    worst = np.array(worst)
-    n_complete, seconds = (worst >= RECOVERED).sum(), time.monotonic() - start
-    print(f"\n{recipe}, worst cosine of each seed from {first_seed} on:\n{worst.round(4)}")
-    print(f"{n_complete} of {CHUNK} seeds, lowest {worst.min():.4f}, {seconds:.0f} s")
-    assert n_complete == CHUNK
+        for seed, model, cosines in zip(seeds, models, matched_cosines(saes, models), strict=True):
+            # the lesson's gate: a base model that left a feature out has nothing to find there
+            (worst if model.W.norm(dim=0).min() > 0.9 else left_out).append((seed, cosines.min()))
+    n, seconds = len(worst), time.monotonic() - start
+    print(f"\nbase models that left a feature out: {[seed for seed, _ in left_out]}")
+    worst = np.array([cosine for _, cosine in worst])
+    n_complete = (worst >= RECOVERED).sum()
+    print(f"{recipe}, worst cosine of each seed from {first_seed} on:\n{worst.round(4)}")
+    print(f"{n_complete} of {n} seeds, lowest {worst.min():.4f}, {seconds:.0f} s")
+    assert n_complete == n >= CHUNK - 3
 
 
 def choose_k_without_the_truth(make, train, pools, candidates):
