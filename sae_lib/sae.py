@@ -166,7 +166,9 @@ def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = Fals
 
 
 def _class_named(name: str) -> type[SparseAutoencoder] | None:
-    """The class of that name among the SAE classes that exist now; the newest, if several."""
+    """This module's own class of that name; else the newest of the SAE classes that exist."""
+    if name in ("SparseAutoencoder", "TopKSparseAutoencoder"):
+        return globals()[name]
     kinds = [SparseAutoencoder]
     for kind in kinds:  # grows while it is walked through
         kinds.extend(kind.__subclasses__())

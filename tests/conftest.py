@@ -5,6 +5,7 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
 
 import random
+import sys
 from typing import NamedTuple
 
 import matplotlib
@@ -63,3 +64,19 @@ def global_random_state_untouched():
     assert torch.equal(torch.get_rng_state(), before[0])
     assert str(np.random.get_state()) == before[1]  # noqa: NPY002
     assert random.getstate() == before[2]
+
+
+@pytest.fixture
+def own_library():
+    """Afterwards the library gets back what `sae_lib.lesson.use` has taken from it."""
+    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "sae_lib"]
+    before = [(module, dict(vars(module))) for module in modules]
+    kinds = [SparseAutoencoder]
+    for kind in kinds:  # grows while it is walked through
+        kinds.extend(kind.__subclasses__())
+    bases = [(kind, kind.__bases__) for kind in kinds]
+    yield
+    for module, contents in before:
+        vars(module).update(contents)
+    for kind, its_bases in bases:
+        kind.__bases__ = its_bases

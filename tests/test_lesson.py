@@ -1,5 +1,6 @@
 """The lesson's furniture: help with missing names, figures with their text, sliders, `use`."""
 
+import inspect
 import re
 
 import matplotlib.pyplot as plt
@@ -63,16 +64,21 @@ def test_a_diagram_describes_itself(draw, shown):
     assert draw().axes and len(draw.__doc__) > 20
 
 
-def test_use_puts_an_object_in_the_place_of_the_librarys_and_of_what_inherits():
-    old = sae_lib.SparseAutoencoder
-    topk, bases = sae_lib.TopKSparseAutoencoder, sae_lib.TopKSparseAutoencoder.__bases__
-    new = type("SparseAutoencoder", (old,), {"encode": lambda self, x: x @ self.W_enc})
-    try:
-        notebook.use(new)
-        assert sae_lib.SparseAutoencoder is sae_lib.metrics.SparseAutoencoder is new
-        assert topk.__mro__[1] is new
-    finally:
-        topk.__bases__ = bases
-        notebook.use(old)
-    assert sae_lib.SparseAutoencoder is sae_lib.sae.SparseAutoencoder is old
-    assert (sae_lib.TopKSparseAutoencoder(5, 8, k=2).encode(torch.randn(3, 5)) >= 0).all()
+def test_use_puts_an_object_in_the_place_of_the_librarys_and_of_what_inherits(own_library):
+    old, topk = sae_lib.SparseAutoencoder, sae_lib.TopKSparseAutoencoder
+    source = inspect.getsource(old).replace(
+        "torch.relu(x @ self.W_enc + self.b_enc)", "x @ self.W_enc"
+    )
+    names = dict(vars(sae_lib.sae))
+    exec(source, names)
+    new = names["SparseAutoencoder"]
+    notebook.use(new)
+    assert sae_lib.SparseAutoencoder is sae_lib.metrics.SparseAutoencoder is new
+    assert topk.__mro__[1] is new
+    assert (topk(5, 8, k=8).encode(torch.randn(3, 5)) < 0).any()
+
+
+def test_a_class_that_inherits_from_the_one_it_replaces_may_be_used(own_library):
+    new = type("SparseAutoencoder", (sae_lib.SparseAutoencoder,), {"mine": True})
+    notebook.use(new)
+    assert sae_lib.TopKSparseAutoencoder.mine and new.__mro__[1] is not new

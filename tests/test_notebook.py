@@ -181,15 +181,9 @@ QUICK = {"N_STEPS": "300", "N_SAMPLES": "5_000"}
 
 
 @pytest.fixture
-def run_cells():
-    """The runner; afterwards the library gets back what `use` has taken from it."""
-    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "sae_lib"]
-    before = [(module, dict(vars(module))) for module in modules]
-    kept = sae_lib.TopKSparseAutoencoder, sae_lib.TopKSparseAutoencoder.__bases__
+def run_cells(own_library):
+    """The runner; afterwards the library is its own again."""
     yield _run_cells
-    for module, contents in before:
-        vars(module).update(contents)
-    kept[0].__bases__ = kept[1]
     plt.close("all")
 
 
