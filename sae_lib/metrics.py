@@ -190,8 +190,8 @@ def firing(strengths: torch.Tensor, latent_acts: torch.Tensor, matches: Matches)
             f"but strengths has {truth.shape[1]} columns."
         )
     _require_columns(latent_acts, matches)
-    is_on = truth > FIRES
-    fired = (acts[:, matches.latent] > FIRES) & (matches.latent >= 0)
+    is_on = fires(truth)
+    fired = fires(acts[:, matches.latent]) & (matches.latent >= 0)
     both = (is_on & fired).sum(axis=0)
     alone = is_on & ((truth > 0).sum(axis=1, keepdims=True) == 1)
     total = acts.sum(axis=1, keepdims=True)

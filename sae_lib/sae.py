@@ -157,7 +157,9 @@ def save_sae(sae: SparseAutoencoder, path: str | Path, *, overwrite: bool = Fals
     words = {"class": kind.__name__, "settings": json.dumps(settings)}
     try:
         save_file(tensors, unfinished, metadata=words)
-        load_sae(unfinished)
+        again = load_sae(unfinished)
+        if again.__module__ != sae.__module__ or settings_of(again) != settings:
+            raise ValueError("read again it is another class, or has other settings.")
         unfinished.replace(path)
     except ValueError as error:
         raise ValueError(f"This {kind.__name__} cannot be saved: {error}") from error

@@ -18,7 +18,7 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def _signature(module: nn.Module) -> dict:
     """Everything in which the modules of one stack must be alike, and what it is called."""
     return {
-        "class": type(module).__name__,
+        "class": type(module),
         "mode (train or eval)": module.training,
         **{f"shape of {name}": tuple(t.shape) for name, t in _tensors(module).items()},
         **{f"dtype of {name}": t.dtype for name, t in _tensors(module).items()},
@@ -50,7 +50,7 @@ def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
         raise TypeError(f"A stack takes modules, but {[type(m).__name__ for m in modules]} came.")
     if len({id(module) for module in modules}) < len(modules):
         raise ValueError(f"The same {kind} came twice; a stack trains each of its own.")
-    if any(True for _ in first.children()):
+    if list(first.children()):
         raise TypeError(f"A {kind} has modules inside it; a stack needs plain weights.")
     refuse_plain_tensors(first)
     wanted = _signature(first)

@@ -163,7 +163,7 @@ def require_broadcasting(
 
 
 def look_twice(sae: SparseAutoencoder, x: torch.Tensor, price: torch.Tensor) -> dict:
-    """What a copy of the SAE holds after two looks at x: loss, gradients, buffers and settings.
+    """What a copy of the SAE holds after two looks at x: loss, gradients, weights, settings.
 
     Two, because a loss may keep something for the next; a copy, because looking must change
     nothing; in double precision, so that rounding decides no tie.
@@ -174,8 +174,10 @@ def look_twice(sae: SparseAutoencoder, x: torch.Tensor, price: torch.Tensor) -> 
     if loss.requires_grad:  # or everything is frozen
         loss.sum().backward()
     refuse_plain_tensors(sae)
-    gradients = {f"gradient of {n}": p.grad for n, p in sae.named_parameters()}
-    return {"loss": loss.detach(), **gradients, **dict(sae.named_buffers()), **settings_of(sae)}
+    held = {f"gradient of {n}": p.grad for n, p in sae.named_parameters()}
+    sae.normalize_decoder_()
+    held |= {f"normalised {n}": p.detach() for n, p in sae.named_parameters()}
+    return {"loss": loss.detach(), **held, **dict(sae.named_buffers()), **settings_of(sae)}
 
 
 def is_entry(i: int, together, alone) -> bool:

@@ -181,7 +181,7 @@ def test_sparsify_gets_the_same_numbers(sae, tmp_path):
 # --- refused, and nothing written -----------------------------------------------------------
 
 
-class JumpReLU(SparseAutoencoder):
+class WideJumpReLU(SparseAutoencoder):
     pass
 
 
@@ -226,7 +226,11 @@ def half_the_bias():
 @pytest.mark.parametrize(
     ("sae", "error", "message"),
     [
-        (JumpReLU(5, 20), TypeError, "Only a SparseAutoencoder or a TopKSparse.*a JumpReLU came"),
+        (
+            WideJumpReLU(5, 20),
+            TypeError,
+            "Only a SparseAutoencoder or a TopKSparse.*a WideJumpReLU came",
+        ),
         (SparseAutoencoder(5, 20).state_dict(), TypeError, "but a OrderedDict came"),
         (None, TypeError, "but a NoneType came"),
         (edited("no ReLU"), ValueError, "This SparseAutoencoder computes something else"),

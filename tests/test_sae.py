@@ -357,3 +357,20 @@ def test_loading_a_pickle_runs_none_of_its_code(tmp_path):
     assert not sprung.exists()
     pickle.loads(path.read_bytes())
     assert sprung.exists()  # the trap works: only load_sae did not step on it
+
+
+def test_a_class_of_ones_own_is_not_saved_under_the_name_of_the_librarys(tmp_path):
+    own = type("SparseAutoencoder", (SparseAutoencoder,), {"__module__": "somewhere"})
+    with pytest.raises(ValueError, match="another class"):
+        save_sae(own(5, 20), tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_would_come_back_changed_is_refused(tmp_path):
+    class Tripled(SparseAutoencoder):
+        def __init__(self, d_in, d_sae, *, scale, seed=0):
+            super().__init__(d_in, d_sae, seed=seed)
+            self.scale = scale * 3
+
+    with pytest.raises(ValueError, match="other settings"):
+        save_sae(Tripled(5, 20, scale=2), tmp_path / "file")

@@ -220,3 +220,13 @@ def test_what_a_stack_refuses_trains_alone(kind):
     sae = kind(5, 20, **({"k": 2} if kind is FlatBatchTopK else {}))
     history = train_sae(sae, POOLS[0], n_steps=60, lr=0.01)
     assert history.reconstruction[-1] < history.reconstruction[0] / 2
+
+
+def test_a_norm_along_the_wrong_axis_of_a_stack_is_refused():
+    class FromTheFront(SparseAutoencoder):
+        @torch.no_grad()
+        def normalize_decoder_(self):
+            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+
+    with pytest.raises(ValueError, match="another normalised W_dec in a stack"):
+        train_saes([FromTheFront(5, 20, seed=s) for s in range(2)], POOLS[:2], n_steps=2)

@@ -425,3 +425,23 @@ def test_every_picture_is_described():
         described = re.findall(r'<img alt="[^"]{40,}"[^>]*data:image/png', text)
         assert text.count("data:image/png") == len(described)
     assert not any("image/png" in o.get("data", {}) for c in CODE for o in c.outputs)
+
+
+def test_no_text_waits_to_be_written_and_no_path_of_a_machine_is_kept():
+    everything = (ROOT / "next_real_model.ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"\bSEE_[A-Z]+|/tmp/|/home/|site-packages", everything)
+
+
+def test_a_number_in_a_text_was_printed_by_a_cell():
+    """Decimals and percentages of the "What you should see" texts stand in some output."""
+    printed = "\n".join(o.get("text", "") for c in CODE for o in c.outputs)
+    printed += "\n".join(
+        o.data.get("text/plain", "") for c in CODE for o in c.outputs if "data" in o
+    )
+    rounded = {f"{float(n):.0f}" for n in re.findall(r"(\d+\.\d+)%", printed)}
+    for cell in NOTEBOOK.cells:
+        if cell.cell_type == "markdown" and "What you should see" in cell.source:
+            for number in re.findall(r"\d+\.\d+|\d+(?= %)", cell.source):
+                known = number in printed or number in rounded
+                known |= number.isdecimal() and f"0.{number}" in printed
+                assert known, f"{cell.id}: {number}"

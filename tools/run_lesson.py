@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="replace")  # the verdict holds a λ, which not every console can
     path = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "sparse_autoencoders.ipynb")
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.resolve().parent)}}

@@ -57,10 +57,14 @@ def library_files() -> dict[str, str]:
     }
 
 
-def shown_source(objects: list[str]) -> str:
+NEW_KERNEL = 'assert "use" in globals(), "This kernel is new: run the cells of section 1 first."'
+
+
+def shown_source(objects: list[str], first: bool = False) -> str:
     """The source of "module.name" objects as it stands in the library, and the line that makes
-    the notebook's copy the living one."""
-    pieces, names = [], []
+    the notebook's copy the living one; before it the help for a new kernel, where a section
+    begins with this cell."""
+    pieces, names = [NEW_KERNEL] if first else [], []
     for module, name in (o.split(".") for o in objects):
         text = library_files()[f"{module}.py"]
         for node in ast.parse(text).body:
@@ -88,14 +92,18 @@ def unpack(source: str) -> dict[str, str]:
 
 def names_made(source: str) -> set[str]:
     """The names that a cell defines or imports at its top level."""
-    names = set()
-    for node in ast.walk(ast.Module(ast.parse(source).body, [])):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+    names, scopes = set(), (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
+    open_nodes = list(ast.parse(source).body)
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.alias):
             names.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif not isinstance(node, scopes):
+            open_nodes.extend(ast.iter_child_nodes(node))
     return names
 
 
@@ -123,7 +131,7 @@ def write_library_in(notebook: nbformat.NotebookNode) -> None:
     """Fill the generated cells, and the table of names."""
     for cell in notebook.cells:
         if "sae_lib" in cell.metadata:
-            cell.source = shown_source(cell.metadata["sae_lib"])
+            cell.source = shown_source(cell.metadata["sae_lib"], "sae_lib_first" in cell.metadata)
         if "sae_lib_figure" in cell.metadata:
             draw = getattr(figures, cell.metadata["sae_lib_figure"])
             cell.source = f"![{draw.__doc__}]({figures.data_uri(draw())})"

@@ -340,6 +340,11 @@ def _right_step(*a):
     _updated(*a).normalize_decoder_()
 
 
+def _replaced(*a):
+    sae = _updated(*a)
+    sae.W_dec = nn.Parameter(_rows(sae.W_dec.detach()))
+
+
 BEFORE = (
     "the decoder was normalised before optimizer.step(), which moves the norms off 1 again: "
     "normalise after it."
@@ -367,7 +372,7 @@ WRONG_STEPS = _table(
     lambda sae, opt, x, c: _updated(sae, opt, x, 0.0).normalize_decoder_(),
     "W_dec was replaced by a new parameter: the optimizer holds the old one, so change it in "
     "place.",
-    lambda *a: setattr(s := _updated(*a), "W_dec", nn.Parameter(_rows(s.W_dec.detach()))),
+    _replaced,
     "W_dec was replaced by a plain tensor: change the parameter in place.",
     lambda sae, *a: setattr(sae, "W_dec", torch.zeros(1)),
     "autograd watched the normalisation: put it under `with torch.no_grad():`.",

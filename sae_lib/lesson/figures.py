@@ -22,7 +22,10 @@ def png(fig: Figure, dpi: int = 100) -> bytes:
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", facecolor="white", dpi=dpi)
     plt.close(fig)
-    picture = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture = Image.open(raw).convert("RGB")
+    # the median cut, which is the default, would grey the rare colours of a colour bar
+    how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    picture = picture.quantize(128, **how)
     picture.save(small, format="png", optimize=True)
     return small.getvalue()
 
