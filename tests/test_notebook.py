@@ -238,6 +238,9 @@ def test_a_verdict_states_its_settings(run_cells):
         ({"RECOVERED": "None"}, "RECOVERED must be a number"),
         ({"RECOVERED": "99"}, "RECOVERED must lie in"),
         ({"NORMALIZE_DECODER": '"no"'}, "NORMALIZE_DECODER must be True or False"),
+        ({"SEED": "2**32"}, r"SEED must be at most 2\*\*31"),
+        ({"N_STEPS": "1"}, "N_STEPS must be at least 2"),
+        ({"BATCH_SIZE": "10**10"}, "GiB of memory"),
         ({"N_SAMPLES": "1"}, "N_SAMPLES must be at least"),
         ({"D_SAE": "10**9"}, "of memory"),
         ({"D_SAE": "0"}, "D_SAE must be at least 1"),
@@ -306,9 +309,33 @@ def test_an_edited_loop_holds_in_the_stacks(run_cells):
 
 @pytest.mark.parametrize(
     "cell_id",
-    ["train-toy", "collect", "run-training", "heatmap", "directions"],
+    [
+        "train-toy",
+        "collect",
+        "sae-class",
+        "train-sae",
+        "run-training",
+        "heatmap",
+        "directions",
+        "topk",
+        "knobs",
+        "b1",
+        "b2",
+        "b3",
+        "b4",
+        "b5",
+        "b7",
+        "ex-forward",
+        "ex-loss",
+        "ex-renorm",
+        "ex-cosine",
+        "ex-matching",
+        "ex-lambda",
+        "ex-broken",
+        "progress",
+    ],
 )
-def test_after_a_restart_the_first_cell_of_a_section_says_what_to_run(cell_id):
+def test_after_a_restart_a_cell_that_one_may_begin_with_says_what_to_run(cell_id):
     with pytest.raises(AssertionError, match=r"This kernel is new: run (the cells of )?section"):
         exec(compile(CELLS[cell_id].source, cell_id, "exec"), {})
 
