@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from variants import in_general_position
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, handover, random_directions
 from sae_lib.handover import (
@@ -32,15 +33,6 @@ SAELENS_TRAINED = {  # what SAELens 6.54 saves of a TopK SAE that it trained, as
     "rescale_acts_by_decoder_norm": True,
     "metadata": {"sae_lens_version": "6.54.12"},
 }
-
-
-def in_general_position(sae):
-    """The SAE with no weight left at its initial value, and decoder rows of any length."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in sae.parameters():
-            weight += 0.3 * torch.randn(weight.shape, generator=generator)
-    return sae
 
 
 @pytest.fixture(params=["plain", "topk"])

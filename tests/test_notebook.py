@@ -381,10 +381,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_checkout_is_used_as_it_is(provide, tmp_path):
     shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
-    (tmp_path / "sae_lib" / "sae.py").write_text("mine = True\n")
+    mine = (tmp_path / "sae_lib" / "sae.py").read_text(encoding="utf-8") + "mine = True\n"
+    (tmp_path / "sae_lib" / "sae.py").write_text(mine, encoding="utf-8")
     where, said = provide()
-    assert where == tmp_path / "sae_lib" and "beside this notebook" in said
-    assert (where / "sae.py").read_text() == "mine = True\n"
+    assert where == tmp_path / "sae_lib" and said.endswith("folder beside this notebook.\n")
+    assert (where / "sae.py").read_text(encoding="utf-8") == mine
+    assert sys.modules["sae_lib.sae"].mine
 
 
 def nothing(here: Path) -> None:
@@ -394,6 +396,17 @@ def nothing(here: Path) -> None:
 def half_written(here: Path) -> None:
     (here / "sae_lib").mkdir()
     (here / "sae_lib" / "__init__.py").write_text("from sae_lib.sae import Gone\n")
+
+
+def cut_off(here: Path) -> None:
+    shutil.copytree(ROOT / "sae_lib", here / "sae_lib", ignore=shutil.ignore_patterns("*.pyc"))
+    with (here / "sae_lib" / "metrics.py").open("r+b") as file:
+        file.truncate(2000)
+
+
+def emptied(here: Path) -> None:
+    shutil.copytree(ROOT / "sae_lib", here / "sae_lib", ignore=shutil.ignore_patterns("*.pyc"))
+    (here / "sae_lib" / "training.py").write_text("")
 
 
 def empty_folder(here: Path) -> None:
@@ -410,7 +423,15 @@ def a_module_of_that_name(here: Path) -> None:
 
 @pytest.mark.parametrize(
     "lying_around",
-    [nothing, half_written, empty_folder, a_file_of_that_name, a_module_of_that_name],
+    [
+        nothing,
+        half_written,
+        cut_off,
+        emptied,
+        empty_folder,
+        a_file_of_that_name,
+        a_module_of_that_name,
+    ],
 )
 def test_whatever_lies_around_the_notebooks_own_library_is_used(provide, tmp_path, lying_around):
     lying_around(tmp_path)

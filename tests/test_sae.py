@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from variants import in_general_position
 
 import sae_lib.sae
 from sae_lib import (
@@ -31,15 +32,6 @@ def with_weights(sae, **weights):
     with torch.no_grad():
         for name, values in weights.items():
             getattr(sae, name).copy_(torch.as_tensor(values))
-    return sae
-
-
-def in_general_position(sae):
-    """The SAE with no weight left at its initial value."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in sae.parameters():
-            weight += 0.3 * torch.randn(weight.shape, generator=generator)
     return sae
 
 

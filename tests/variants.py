@@ -1,4 +1,4 @@
-"""SAEs that a reader might write: each is one class, of about twenty lines, in one place."""
+"""SAEs for the tests: with weights of any kind; and what a reader might write, a class each."""
 
 import math
 
@@ -6,6 +6,15 @@ import torch
 from torch import nn
 
 from sae_lib import SAELoss, SparseAutoencoder, sae_loss
+
+
+def in_general_position(sae):
+    """The SAE with no weight left at its initial value, and decoder rows of any length."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in sae.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    return sae
 
 
 class Step(torch.autograd.Function):

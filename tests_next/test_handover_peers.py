@@ -19,17 +19,9 @@ from sae_lib.handover import (
     export_to_sparsify,
     load_from_saelens,
 )
+from tests.variants import in_general_position
 
 X = random_directions(512, 5, seed=1)
-
-
-def in_general_position(sae):
-    """The SAE with no weight left at its initial value."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in sae.parameters():
-            weight += 0.3 * torch.randn(weight.shape, generator=generator)
-    return sae
 
 
 @pytest.fixture(params=["plain", "topk"])

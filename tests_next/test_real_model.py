@@ -202,7 +202,9 @@ def test_a_truncated_file_is_named_and_kept(folder, tmp_path, cut):
     path = tmp_path / "a" / "00001.vectors.npy"
     path.write_bytes(path.read_bytes()[:cut])
     before = contents(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"00001\.vectors\.npy is missing, cut off or damaged") as error:
+    with pytest.raises(
+        ValueError, match=r"00001\.vectors\.npy is missing, cut off or damaged"
+    ) as error:
         Activations(tmp_path / "a")
     one_sentence(error)
     assert contents(tmp_path / "a") == before

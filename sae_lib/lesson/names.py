@@ -4,6 +4,8 @@ MADE_IN: dict[str, str] = {
     "LIBRARY": "1. Setup, and a first look",
     "Path": "1. Setup, and a first look",
     "base64": "1. Setup, and a first look",
+    "beside": "1. Setup, and a first look",
+    "bring_in": "1. Setup, and a first look",
     "files": "1. Setup, and a first look",
     "folder": "1. Setup, and a first look",
     "importlib": "1. Setup, and a first look",
