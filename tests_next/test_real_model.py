@@ -30,6 +30,7 @@ from real_model.activations import (  # noqa: E402
     mean_and_scale,
     quotations,
 )
+from real_model.run import run as run_notebook  # noqa: E402
 from real_model.train import Standardised, evaluate, train  # noqa: E402
 from sae_lib import TopKSparseAutoencoder  # noqa: E402
 
@@ -447,3 +448,25 @@ def test_a_number_in_a_text_was_printed_by_a_cell():
                 known = number in printed or number in rounded
                 known |= number.isdecimal() and f"0.{number}" in printed
                 assert known, f"{cell.id}: {number}"
+
+
+def test_every_cell_runs_on_few_texts(tmp_path):
+    """By the function behind `real_model/run.py`, with the real weights and less of everything."""
+    notebook = nbformat.from_dict(json.loads(json.dumps(NOTEBOOK)))
+    smaller = {
+        "N_TEXTS, TRAIN_SHARE = 8_000, 0.8": "N_TEXTS, TRAIN_SHARE = 1_024, 0.75",
+        "D_SAE, K = 2_048, 16": "D_SAE, K = 256, 16",
+        "MIN_TOKENS = 80": "MIN_TOKENS = 20",
+        "LEARNING_RATE = 1_000, 512,": "LEARNING_RATE = 20, 64,",
+        'distinct("trained", 8)': 'distinct("trained", 2)',
+    }
+    for full, small in smaller.items():
+        (cell,) = [c for c in notebook.cells if full in c.source]
+        cell.source = cell.source.replace(full, small)
+        cell.outputs = []
+    run_notebook(notebook, tmp_path / "data")
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(o.output_type != "error" and o.get("name") != "stderr" for o in outputs)
+    (table,) = [c for c in notebook.cells if c.get("id") == "off-table"]
+    assert "own direction ahead on" in table.outputs[0].text
+    assert (tmp_path / "data" / "trained-0.safetensors").is_file()
