@@ -472,7 +472,7 @@ def main() -> None:
     torch.set_num_threads(1)  # a second one helps large stacks, and hurts when it is busy
     to_the_goal(1 if quick else 32)
     step_for_step(*((1, 200) if quick else (7, 1_000)))
-    many_at_once(*((1, 20) if quick else (7, 200)))
+    many_at_once(*((1, 20) if quick else (3, FALLING_PRICE["n_steps"])))
     scaling(*((2,) if quick else (8,)), **({"n_steps": 50} if quick else {}))
 
 
