@@ -1,20 +1,10 @@
 """Sparse autoencoders on a toy model whose features are known."""
 
-from sae_lib.baselines import (
-    ica_directions,
-    kmeans_directions,
-    neuron_directions,
-    pca_directions,
-    sparse_coding_directions,
-)
+from sae_lib.many import train_saes, train_toy_models
 from sae_lib.metrics import (
-    FIRES,
-    Firing,
-    Matches,
     agreement,
     chance_cosines,
     cosine_similarity_matrix,
-    dead_latents,
     fires,
     firing,
     fvu,
@@ -22,26 +12,21 @@ from sae_lib.metrics import (
     l0,
     live_directions,
     match_features,
-    mmcs,
     oracle_sae,
+    recovered,
 )
 from sae_lib.sae import (
     SAELoss,
     SparseAutoencoder,
     TopKSparseAutoencoder,
-    load_sae,
     random_directions,
     sae_loss,
-    save_sae,
 )
-from sae_lib.toy_model import ToyModel, train_toy_model, train_toy_models
-from sae_lib.training import FALLING_PRICE, TrainingHistory, train_sae, train_saes
+from sae_lib.toy_model import ToyModel, train_toy_model
+from sae_lib.training import FALLING_PRICE, TrainingHistory, train_sae
 
 __all__ = [
     "FALLING_PRICE",
-    "FIRES",
-    "Firing",
-    "Matches",
     "SAELoss",
     "SparseAutoencoder",
     "TopKSparseAutoencoder",
@@ -50,25 +35,17 @@ __all__ = [
     "agreement",
     "chance_cosines",
     "cosine_similarity_matrix",
-    "dead_latents",
     "fires",
     "firing",
     "fvu",
     "group_latents",
-    "ica_directions",
-    "kmeans_directions",
     "l0",
     "live_directions",
-    "load_sae",
     "match_features",
-    "mmcs",
-    "neuron_directions",
     "oracle_sae",
-    "pca_directions",
     "random_directions",
+    "recovered",
     "sae_loss",
-    "save_sae",
-    "sparse_coding_directions",
     "train_sae",
     "train_saes",
     "train_toy_model",

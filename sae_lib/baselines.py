@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
 
-from sae_lib.validation import finite_matrix, require_positive_int, require_seed
+from sae_lib.guards import finite
 
 
 def _both_signs(axes: np.ndarray) -> torch.Tensor:
@@ -19,7 +19,7 @@ def _both_signs(axes: np.ndarray) -> torch.Tensor:
 
 def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
     """The activations in numpy; raise if all are the same, so that there is nothing to find."""
-    x = finite_matrix("activations", activations).cpu().numpy()
+    x = finite("activations", activations, n_columns=0).cpu().numpy()
     if (x == x[0]).all():
         raise ValueError("activations are the same in every row, so they have no directions.")
     return x
@@ -27,7 +27,7 @@ def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
 
 def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
     """Each hidden neuron, up and down: (2 d_in, d_in)."""
-    return _both_signs(np.eye(finite_matrix("activations", activations).shape[1]))
+    return _both_signs(np.eye(finite("activations", activations, n_columns=0).shape[1]))
 
 
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,6 @@ def pca_directions(activations: torch.Tensor) -> torch.Tensor:
 def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
     """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in)."""
     x = _varied_matrix(activations)
-    require_seed(seed=seed)
     ica = FastICA(whiten="unit-variance", max_iter=1_000, tol=1e-3, random_state=seed)
     return _both_signs(ica.fit(x).mixing_.T)
 
@@ -47,13 +46,11 @@ def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
 def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int = 0) -> torch.Tensor:
     """Cluster centres of the activations' directions: (n_clusters, d_in).
 
-    Activations near zero have no direction and are left out.
+    Activations shorter than a twentieth of the mean length hardly have one and are left out.
     """
-    x = finite_matrix("activations", activations).cpu().numpy()
-    require_positive_int(n_clusters=n_clusters)
-    require_seed(seed=seed)
+    x = finite("activations", activations, n_columns=0).cpu().numpy()
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    x = (x / np.maximum(length, 1e-12))[length[:, 0] > 0.05]
+    x = (x / np.maximum(length, 1e-30))[length[:, 0] > 0.05 * length.mean()]
     centres = KMeans(n_clusters, n_init=10, random_state=seed).fit(x).cluster_centers_
     return torch.nn.functional.normalize(torch.tensor(centres, dtype=torch.float32), dim=1)
 
@@ -69,8 +66,6 @@ def sparse_coding_directions(
     a feature it finds all of 10 in 5 and 15 in 5, or all but one; at 0.05 few. Mairal et al. 2009.
     """
     x = _varied_matrix(activations)
-    require_positive_int(n_atoms=n_atoms)
-    require_seed(seed=seed)
     learner = MiniBatchDictionaryLearning(
         n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
     )

@@ -7,8 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 
+from sae_lib.guards import finite
 from sae_lib.sae import SparseAutoencoder, random_directions
-from sae_lib.validation import finite_matrix, require_non_negative, require_positive_int
 
 # A latent fires when its activation is above this; a feature is on when it moved the model by
 # more. One meaning for L0, dead latents, precision and recall. A hundredth of the largest value:
@@ -22,8 +22,8 @@ def cosine_similarity_matrix(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     cos(a_i, b_j) = a_i · b_j / (|a_i| |b_j|), from -1 (opposite) through 0 to 1 (the same).
     A row of zeros has cosine 0 with everything. The result is double, on the CPU.
     """
-    a = finite_matrix("a", a).cpu().double()
-    b = finite_matrix("b", b, n_columns=a.shape[1]).cpu().double()
+    a = finite("a", a, n_columns=0).cpu().double()
+    b = finite("b", b, n_columns=a.shape[1]).cpu().double()
     return normalize(a, dim=1) @ normalize(b, dim=1).T
 
 
@@ -44,7 +44,7 @@ def match_features(cosines: torch.Tensor) -> Matches:
     Signed, because a direction and its opposite are different features here.
     cosines (d_sae, n_features). Hungarian method (scipy's linear_sum_assignment).
     """
-    cosines = finite_matrix("cosines", cosines).cpu().numpy()
+    cosines = finite("cosines", cosines, n_columns=0).cpu().numpy()
     n_features = cosines.shape[1]
     latent = np.full(n_features, -1)
     cosine = np.full(n_features, np.nan)
@@ -54,6 +54,14 @@ def match_features(cosines: torch.Tensor) -> Matches:
     return Matches(latent, cosine)
 
 
+def recovered(W_dec: torch.Tensor, truth: torch.Tensor, at: float = 0.99) -> int:
+    """How many features have a latent of their own at a signed cosine of `at` or more.
+
+    W_dec (d_sae, d_in), truth (n_features, d_in). 0.99 is 8 degrees.
+    """
+    return int((match_features(cosine_similarity_matrix(W_dec, truth)).cosine >= at).sum())
+
+
 def chance_cosines(
     feature_directions: torch.Tensor, d_sae: int, *, n_draws: int = 200, seed: int = 0
 ) -> np.ndarray:
@@ -61,11 +69,10 @@ def chance_cosines(
 
     Each draw is d_sae random unit directions, matched exactly as an SAE's are.
     """
-    truth = finite_matrix("feature_directions", feature_directions)
-    require_positive_int(d_sae=d_sae, n_draws=n_draws)
-    d_in = truth.shape[1]
-    draws = random_directions(n_draws * d_sae, d_in, seed=seed).view(n_draws, d_sae, d_in)
-    return np.stack([match_features(cosine_similarity_matrix(d, truth)).cosine for d in draws])
+    draws = random_directions(n_draws * d_sae, feature_directions.shape[1], seed=seed)
+    draws = draws.view(n_draws, d_sae, -1)
+    cosines = [cosine_similarity_matrix(draw, feature_directions) for draw in draws]
+    return np.stack([match_features(c).cosine for c in cosines])
 
 
 def fires(latent_acts: torch.Tensor) -> torch.Tensor:
@@ -75,48 +82,13 @@ def fires(latent_acts: torch.Tensor) -> torch.Tensor:
 
 def l0(latent_acts: torch.Tensor) -> float:
     """How many latents fire on an input, on average over the inputs."""
-    return fires(finite_matrix("latent_acts", latent_acts)).sum(dim=1).float().mean().item()
-
-
-def dead_latents(latent_acts: torch.Tensor) -> np.ndarray:
-    """Which latents never fire on these inputs: bool (d_sae,)."""
-    return ~fires(finite_matrix("latent_acts", latent_acts)).any(dim=0).cpu().numpy()
+    return fires(latent_acts).sum(dim=-1).float().mean().item()
 
 
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect.
-
-    Raises ValueError if x is constant: then there is no variance to explain.
-    """
-    x, x_hat = finite_matrix("x", x).double(), finite_matrix("x_hat", x_hat).double()
-    if x.shape != x_hat.shape:
-        raise ValueError(
-            f"x and x_hat must have the same shape, but {tuple(x.shape)} and "
-            f"{tuple(x_hat.shape)} came."
-        )
-    if (x == x[0]).all():
-        raise ValueError("x is the same in every row, so it has no variance to explain.")
-    variance = (x - x.mean(dim=0)).square().sum()
-    return ((x - x_hat).square().sum() / variance).item()
-
-
-def mmcs(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean max cosine similarity: each row of a takes its best match in b; the mean of those.
-
-    0 if either has no rows (no latent is live). Not symmetric and not one-to-one.
-    Sharkey et al. 2022; Cunningham et al. 2023, section 3.
-    """
-    if len(a) == 0 or len(b) == 0:
-        return 0.0
-    return cosine_similarity_matrix(a, b).max(dim=1).values.mean().item()
-
-
-def _require_columns(latent_acts: torch.Tensor, matches: Matches) -> None:
-    if matches.latent.max() >= latent_acts.shape[1]:
-        raise ValueError(
-            f"matches names latent {matches.latent.max()}, "
-            f"but latent_acts has {latent_acts.shape[1]} columns."
-        )
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect."""
+    x, x_hat = x.detach().double(), x_hat.detach().double()
+    return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
 
 def group_latents(latent_acts: torch.Tensor, matches: Matches) -> dict[str, np.ndarray]:
@@ -125,8 +97,7 @@ def group_latents(latent_acts: torch.Tensor, matches: Matches) -> dict[str, np.n
     matched    the one that a feature was given        dead   never fires on these inputs
     redundant  fires, but no feature was left for it (often a twin of a matched one)
     """
-    dead = dead_latents(latent_acts)
-    _require_columns(latent_acts, matches)
+    dead = ~fires(latent_acts).any(dim=0).cpu().numpy()
     matched = matches.latent[matches.latent >= 0]
     rest = np.setdiff1d(np.arange(len(dead)), matched)
     return {"matched": matched, "redundant": rest[~dead[rest]], "dead": rest[dead[rest]]}
@@ -134,10 +105,8 @@ def group_latents(latent_acts: torch.Tensor, matches: Matches) -> dict[str, np.n
 
 def live_directions(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
     """The decoder rows of the latents that fire on some of these inputs: (n_live, d_in)."""
-    activations = finite_matrix("activations", activations, n_columns=sae.W_dec.shape[-1])
     with torch.no_grad():
-        live = ~dead_latents(sae.encode(activations.to(sae.W_dec)))
-    return sae.W_dec.detach()[torch.as_tensor(live, device=sae.W_dec.device)]
+        return sae.W_dec.detach()[fires(sae.encode(activations)).any(dim=0)]
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor, threshold: float = 0.99) -> float:
@@ -177,19 +146,8 @@ def firing(strengths: torch.Tensor, latent_acts: torch.Tensor, matches: Matches)
     how far each feature moved the activation. latent_acts (n, d_sae). Both count as on above
     FIRES.
     """
-    truth = finite_matrix("strengths", strengths).cpu().numpy()
-    acts = finite_matrix("latent_acts", latent_acts).cpu().numpy()
-    if len(truth) != len(acts):
-        raise ValueError(
-            f"strengths and latent_acts must have one row per input, "
-            f"but {len(truth)} and {len(acts)} came."
-        )
-    if truth.shape[1] != len(matches.latent):
-        raise ValueError(
-            f"matches is of {len(matches.latent)} features, "
-            f"but strengths has {truth.shape[1]} columns."
-        )
-    _require_columns(latent_acts, matches)
+    truth = strengths.detach().float().cpu().numpy()
+    acts = latent_acts.detach().float().cpu().numpy()
     is_on = fires(truth)
     fired = fires(acts[:, matches.latent]) & (matches.latent >= 0)
     both = (is_on & fired).sum(axis=0)
@@ -212,13 +170,11 @@ def oracle_sae(feature_directions: torch.Tensor, l1_coefficient: float) -> Spars
     derivative of (h - v)^2 + λ h is zero at h = v - λ/2. For crowded directions it is not:
     training may then end below it, with other directions.
     """
-    truth = finite_matrix("feature_directions", feature_directions)
-    require_non_negative(l1_coefficient=l1_coefficient)
-    n_features, d_in = truth.shape
-    oracle = SparseAutoencoder(d_in, n_features).to(truth)
+    n_features, d_in = feature_directions.shape
+    oracle = SparseAutoencoder(d_in, n_features)
     with torch.no_grad():
-        oracle.W_dec.copy_(truth)
+        oracle.W_dec.copy_(feature_directions)
         oracle.normalize_decoder_()
         oracle.W_enc.copy_(oracle.W_dec.T)
-        oracle.b_enc.fill_(-float(l1_coefficient) / 2)
-    return oracle
+        oracle.b_enc.fill_(-l1_coefficient / 2)
+    return oracle.to(feature_directions)

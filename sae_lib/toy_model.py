@@ -5,14 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sae_lib.stacking import stack_modules, unstack_
-from sae_lib.validation import (
-    require_list,
-    require_non_negative,
-    require_one_each,
-    require_positive_int,
-    require_seed,
-)
+from sae_lib.guards import with_gradients
 
 
 class ToyModel(nn.Module):
@@ -31,13 +24,8 @@ class ToyModel(nn.Module):
         self, n_features: int = 10, n_hidden: int = 5, sparsity: float = 0.9, *, seed: int = 0
     ):
         super().__init__()
-        require_positive_int(n_features=n_features, n_hidden=n_hidden)
-        require_non_negative(sparsity=sparsity)
-        require_seed(seed=seed)
-        if sparsity >= 1:
-            raise ValueError(f"sparsity must lie in [0, 1), but {sparsity} came.")
         self.sparsity = sparsity
-        generator = torch.Generator().manual_seed(int(seed))
+        generator = torch.Generator().manual_seed(seed)
         W = torch.randn(n_hidden, n_features, generator=generator) / n_hidden**0.5
         self.W = nn.Parameter(W)
         self.b = nn.Parameter(torch.zeros(n_features))
@@ -47,18 +35,18 @@ class ToyModel(nn.Module):
         """The ground truth, one row per feature: (n_features, n_hidden)."""
         return self.W.detach().mT
 
-    def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
+    def sample_features(
+        self, n: int, *, seed: int | torch.Generator | Sequence = 0
+    ) -> torch.Tensor:
         """n inputs (n, n_features), drawn on the CPU so that every device sees the same.
 
         For a stack of models give a list of seeds, one each: (n_models, n, n_features).
         """
-        if isinstance(seed, list):
-            return torch.stack([self.sample_features(n, seed=s) for s in seed])
-        require_positive_int(n=n)
+        if isinstance(seed, Sequence):
+            return torch.stack([self.sample_features(n, seed=one) for one in seed])
         rng = seed
         if not isinstance(rng, torch.Generator):
-            require_seed(seed=seed)
-            rng = torch.Generator().manual_seed(int(seed))
+            rng = torch.Generator().manual_seed(seed)
         shape = (n, self.W.shape[-1])
         is_on = torch.rand(shape, generator=rng) >= self.sparsity
         return (torch.rand(shape, generator=rng) * is_on).to(self.W)
@@ -67,10 +55,15 @@ class ToyModel(nn.Module):
         """(batch, n_features) -> (batch, n_hidden)."""
         return features @ self.W.mT
 
+    def decode(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, n_hidden) -> (batch, n_features)."""
+        return torch.relu(hidden @ self.W + self.b)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.encode(features) @ self.W + self.b)
+        return self.decode(self.encode(features))
 
 
+@with_gradients
 def train_toy_model(
     model: ToyModel,
     *,
@@ -84,30 +77,18 @@ def train_toy_model(
     The error is summed over features and averaged over the batch; the learning rate falls to
     zero along a cosine. A stack of models (see `train_toy_models`) takes a list of seeds.
     """
-    require_positive_int(n_steps=n_steps, batch_size=batch_size)
-    require_non_negative(lr=lr)
-    is_stack = model.W.ndim == 3
-    seeds = require_one_each("seeds", seed, len(model.W)) if is_stack else [seed]
-    for one in seeds:
-        require_seed(seed=one)
-    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
+    if isinstance(seed, Sequence):
+        rng = [torch.Generator().manual_seed(one) for one in seed]
+    else:
+        rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
-        features = model.sample_features(batch_size, seed=generators if is_stack else generators[0])
+        features = model.sample_features(batch_size, seed=rng)
         loss = (features - model(features)).square().sum(dim=-1).mean(dim=-1)
-        model.zero_grad()
+        optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
         schedule.step()
     if not torch.isfinite(model.W).all():
         raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
-
-
-def train_toy_models(models: Sequence[ToyModel], *, seeds: Sequence[int], **settings) -> None:
-    """`train_toy_model` for many models of one shape at once, in place. seeds: one per model."""
-    models = require_list("models", models)
-    seeds = require_one_each("seeds", seeds, len(models))
-    stack = stack_modules(models)
-    train_toy_model(stack, seed=seeds, **settings)
-    unstack_(stack, models)
