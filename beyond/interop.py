@@ -1,87 +1,100 @@
-"""Hand an SAE to the field's tools and take one back: SAELens, dictionary_learning, sparsify."""
+"""Hand an SAE to the field's tools and take one back, beyond what sae_lib.saving does.
 
+`save_sae` and `load_sae` already write and read SAELens's folders of ReLU and TopK SAEs. Here:
+SAELens's JumpReLU, exports that take a model's raw activations, dictionary_learning, sparsify.
+"""
+
+import io
 import json
+import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
+from torch import nn
 
-from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib import SparseAutoencoder
+from sae_lib.guards import finite
+from sae_lib.saving import _sae_of, load_sae, save_sae, write_file
 
-SAELENS_VERSION = "6.54.12"  # the format below; without a version SAELens assumes an old one
-DTYPES = {"float32", "float64", "float16", "bfloat16"}
+# --- SAELens ----------------------------------------------------------------------------
 
 
-def export_to_saelens(
-    sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = False
-) -> None:
-    """Write a folder that SAELens loads: `sae_lens.SAE.load_from_disk(folder)`.
+class JumpReLUSparseAutoencoder(SparseAutoencoder):
+    """A latent is silent up to its threshold: h = z where z > max(threshold, 0), else 0.
 
-        cfg.json                 architecture, sizes, and what SAELens must not do to the input
-        sae_weights.safetensors  W_enc, b_enc, W_dec, b_dec, as they are
-
-    SAELens uses the same names and shapes, so every output is the same. It subtracts b_dec from
-    its input unless the file says otherwise, so `"apply_b_dec_to_input": false` is written.
-    Raises TypeError if `sae` is anything but one of our two classes, ValueError if it is a stack
-    or not finite, FileExistsError if the folder holds files already, unless overwrite=True.
-    Format: SAELens 6.54, `sae_lens.saes.sae.SAE.save_model`.
+    z = x W_enc + b_enc, threshold (d_sae,). To be loaded, not trained: the step has no slope.
+    Rajamanoharan et al. 2024, arXiv 2407.14435.
     """
-    weights = _weights_of(sae)
-    d_sae, d_in = weights["W_dec"].shape
-    config = {
-        "architecture": "standard",
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "dtype": str(weights["W_dec"].dtype).removeprefix("torch."),
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None},
-    }
-    if hasattr(sae, "k"):
-        # the k strongest as they are, not weighted by the length of what they write
-        config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
-    folder = _folder_to_write(folder, overwrite)
-    save_file(weights, folder / "sae_weights.safetensors")
-    _write_json(folder / "cfg.json", config)
+
+    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.threshold = nn.Parameter(torch.zeros(d_sae))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        z = x @ self.W_enc + self.b_enc
+        return torch.relu(z) * (z > self.threshold)
 
 
 def load_from_saelens(folder: str | Path) -> SparseAutoencoder:
-    """Read a standard or TopK SAE that SAELens 6 saved, or that `export_to_saelens` wrote.
+    """`load_sae`, and JumpReLU too, as which SAELens saves BatchTopK and Matryoshka SAEs.
 
-    The result has SAELens's latent activations and output. What ours does not do is folded in:
-
-        x - b_dec at the input             b_enc - b_dec @ W_enc, the default of SAELens
-        latents weighed by their norms     W_enc · |w_i|,  b_enc · |w_i|,  w_i / |w_i|
-
-    The second is TopK's rescale_acts_by_decoder_norm; w_i is row i of W_dec.
-    Raises FileNotFoundError if a file is missing; ValueError if it cannot be read, if it holds
-    another architecture or no SAE, or if SAELens normalises or reshapes what this SAE reads.
+    But for its threshold, the file of a JumpReLU SAE is that of a ReLU SAE. Raises as `load_sae`.
     """
-    config = _saelens_config(Path(folder) / "cfg.json")
-    path = Path(folder) / "sae_weights.safetensors"
-    _require_file(path)
+    folder = Path(folder)
     try:
-        weights = load_file(path)
+        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+        if config["architecture"] == "jumprelu":
+            weights = load((folder / "sae_weights.safetensors").read_bytes())
+            weights = {name: finite(name, w) for name, w in weights.items()}
+            threshold = weights.pop("threshold")
+            plain = _sae_of(config | {"architecture": "standard"}, weights)
+            sae = JumpReLUSparseAutoencoder(*plain.W_enc.shape)
+            sae.load_state_dict(plain.state_dict() | {"threshold": threshold})
+            return sae
+    except FileNotFoundError:
+        raise
     except Exception as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    _require_portable(weights, str(path))
-    if config.get("apply_b_dec_to_input", True):
-        weights["b_enc"] = _shifted_b_enc(weights, -1)
-    d_sae, d_in = weights["W_dec"].shape
-    if config["architecture"] == "standard":
-        sae = SparseAutoencoder(d_in, d_sae)
-    else:
-        sae = TopKSparseAutoencoder(d_in, d_sae, k=config.get("k"))
-        if config.get("rescale_acts_by_decoder_norm", False):
-            norms = weights["W_dec"].norm(dim=1)
-            weights["W_enc"] *= norms
-            weights["b_enc"] *= norms
-            weights["W_dec"] /= norms.clamp_min(1e-12)[:, None]
-    sae.load_state_dict(weights, assign=True)
-    _require_known_formula(sae)
-    return sae
+        raise ValueError(f"{folder} holds no SAE that can be read: {error}") from error
+    return load_sae(folder)
+
+
+def export_to_saelens(
+    sae: SparseAutoencoder,
+    folder: str | Path,
+    *,
+    mean: torch.Tensor | float = 0.0,
+    scale: float = 1.0,
+    metadata: dict | None = None,
+    overwrite: bool = False,
+) -> None:
+    """`save_sae`, of an SAE that reads a model's raw activations, and with a word on its origin.
+
+    mean (d_in,), scale: what the SAE was trained on is (x - mean) / scale. They are folded in:
+
+        b_enc  ->  scale · b_enc - mean @ W_enc        b_dec  ->  scale · b_dec + mean
+
+    The rows of W_dec keep their length, and latents come out `scale` times as large: as long as
+    what they write into the raw activation. Of TopK the same k are kept.
+    metadata: for SAELens's field of that name, such as model_name, hook_name, dataset_path.
+    Raises ValueError if scale is not above 0, and as `save_sae` does.
+    """
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be above 0 and finite, but {scale} came.")
+    weights = {name: w.detach().cpu().double() for name, w in sae.named_parameters()}
+    mean = torch.as_tensor(mean).cpu().double().expand(weights["b_dec"].shape)
+    weights["b_enc"] = scale * weights["b_enc"] - mean @ weights["W_enc"]
+    weights["b_dec"] = scale * weights["b_dec"] + mean
+    raw = _plain_copy(sae)
+    raw.load_state_dict(weights)
+    save_sae(raw, folder, overwrite=overwrite)
+    path = Path(folder) / "cfg.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["metadata"] |= metadata or {}
+    _write_json(path, config)
+
+
+# --- two tools that always subtract b_dec from the input ----------------------------------
 
 
 def export_to_dictionary_learning(
@@ -92,27 +105,35 @@ def export_to_dictionary_learning(
         config.json   the class: AutoEncoder, or AutoEncoderTopK and its k
         ae.pt         the state dict of that class, for its own `from_pretrained` too
 
-    dictionary_learning always encodes x - b_dec, so b_enc + b_dec @ W_enc is written for b_enc.
-    Raises as `export_to_saelens` does. Format: dictionary_learning 0.1, `utils.load_dictionary`.
+    dictionary_learning always encodes x - b_dec, so b_enc + b_dec @ W_enc is written for b_enc. On
+    loading it divides by the length of the decoder's rows, and a row of zeros would become NaN:
+    such a latent, which writes nothing, is made silent instead.
+    Raises as `save_sae` does. Format: dictionary_learning 0.1, `utils.load_dictionary`.
     """
-    weights = _weights_of(sae)
-    d_sae, d_in = weights["W_dec"].shape
+    sae = _plain_copy(sae)
+    d_sae, d_in = sae.W_dec.shape
+    writes_nothing = sae.W_dec.norm(dim=1) == 0
+    sae.W_enc[:, writes_nothing] = 0
+    bias = _shifted_b_enc(sae).masked_fill(writes_nothing, 0)
+    sae.W_dec[writes_nothing, 0] = 1
     trainer = {"dict_class": "AutoEncoder", "activation_dim": d_in, "dict_size": d_sae}
     state = {
-        "encoder.weight": weights["W_enc"].T.contiguous(),
-        "encoder.bias": _shifted_b_enc(weights, +1),
-        "decoder.weight": weights["W_dec"].T.contiguous(),
+        "encoder.weight": sae.W_enc.T.contiguous(),
+        "encoder.bias": bias,
+        "decoder.weight": sae.W_dec.T.contiguous(),
     }
     if hasattr(sae, "k"):
-        trainer |= {"dict_class": "AutoEncoderTopK", "k": int(sae.k)}
-        state["b_dec"] = weights["b_dec"]
-        state["k"] = torch.tensor(int(sae.k), dtype=torch.int)
+        trainer |= {"dict_class": "AutoEncoderTopK", "k": sae.k}
+        state["b_dec"] = sae.b_dec
+        state["k"] = torch.tensor(sae.k, dtype=torch.int)
         state["threshold"] = torch.tensor(-1.0)  # below zero: none was learned
     else:
-        state["bias"] = weights["b_dec"]
-    folder = _folder_to_write(folder, overwrite)
-    torch.save(state, folder / "ae.pt")
-    _write_json(folder / "config.json", {"trainer": trainer})
+        state["bias"] = sae.b_dec
+    content = io.BytesIO()
+    torch.save({name: w.detach() for name, w in state.items()}, content)
+    _require_free(folder, "config.json", overwrite)
+    write_file(Path(folder) / "ae.pt", content.getvalue())
+    _write_json(Path(folder) / "config.json", {"trainer": trainer})
 
 
 def export_to_sparsify(
@@ -125,123 +146,47 @@ def export_to_sparsify(
 
     sparsify has TopK only: a plain SAE is written as the TopK that keeps all, k = d_sae. It always
     encodes x - b_dec, so b_enc + b_dec @ W_enc is written for b_enc.
-    Raises as `export_to_saelens` does. Format: eai-sparsify 1.3, `SparseCoder.save_to_disk`.
+    Raises as `save_sae` does. Format: eai-sparsify 1.3, `SparseCoder.save_to_disk`.
     """
-    weights = _weights_of(sae)
-    d_sae, d_in = weights["W_dec"].shape
+    sae = _plain_copy(sae)
+    d_sae, d_in = sae.W_dec.shape
     state = {
-        "encoder.weight": weights["W_enc"].T.contiguous(),
-        "encoder.bias": _shifted_b_enc(weights, +1),
-        "W_dec": weights["W_dec"],
-        "b_dec": weights["b_dec"],
+        "encoder.weight": sae.W_enc.T.contiguous(),
+        "encoder.bias": _shifted_b_enc(sae),
+        "W_dec": sae.W_dec,
+        "b_dec": sae.b_dec,
     }
-    k = int(getattr(sae, "k", d_sae))
-    folder = _folder_to_write(folder, overwrite)
-    save_file(state, folder / "sae.safetensors")
+    k = getattr(sae, "k", d_sae)
     config = {"activation": "topk", "d_in": d_in, "num_latents": d_sae, "k": k}
-    _write_json(folder / "cfg.json", config)
+    _require_free(folder, "cfg.json", overwrite)
+    write_file(Path(folder) / "sae.safetensors", save(state))
+    _write_json(Path(folder) / "cfg.json", config)
 
 
-def _shifted_b_enc(weights: dict[str, torch.Tensor], sign: int) -> torch.Tensor:
-    """b_enc ± b_dec @ W_enc, added up in double precision: (d_sae,).
+def _plain_copy(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """A ReLU or TopK SAE with these weights, by way of our own file, which refuses all others."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_sae(sae, folder)
+        return load_sae(folder).requires_grad_(False)
+
+
+def _shifted_b_enc(sae: SparseAutoencoder) -> torch.Tensor:
+    """b_enc + b_dec @ W_enc, added up in double precision: (d_sae,).
 
     (x - b_dec) W_enc + b  =  x W_enc + (b - b_dec W_enc): whoever subtracts b_dec first needs
-    the larger bias (+1) to see what we see. Coming from there, it is taken off again (-1).
+    the larger bias to see what we see.
     """
-    b_enc, b_dec, W_enc = (weights[name].double() for name in ("b_enc", "b_dec", "W_enc"))
-    return (b_enc + sign * (b_dec @ W_enc)).to(weights["b_enc"].dtype)
+    shift = sae.b_dec.double() @ sae.W_enc.double()
+    return (sae.b_enc.double() + shift).to(sae.b_enc.dtype)
 
 
-def _weights_of(sae: SparseAutoencoder) -> dict[str, torch.Tensor]:
-    """The four weights, on the CPU. Raise unless they are all that `sae` is."""
-    kind = type(sae).__name__  # by its name: in the notebook the class may have been run again
-    if kind not in ("SparseAutoencoder", "TopKSparseAutoencoder"):
-        raise TypeError(
-            "Only a SparseAutoencoder or a TopKSparseAutoencoder can be handed over, "
-            f"but a {kind} came."
-        )
-    weights = {name: w.detach().cpu().contiguous() for name, w in sae.state_dict().items()}
-    _require_portable(weights, f"This {kind}")
-    _require_known_formula(sae)
-    return weights
-
-
-@torch.no_grad()
-def _require_known_formula(sae: SparseAutoencoder) -> None:
-    """Raise if `sae` is of an edited class, tried on 16 random inputs: weights carry no code."""
-    x = torch.randn(16, len(sae.W_enc), generator=torch.Generator().manual_seed(0)).to(sae.W_enc)
-    latent_acts = torch.relu(x @ sae.W_enc + sae.b_enc)
-    if hasattr(sae, "k"):
-        strongest = latent_acts.topk(sae.k)
-        latent_acts = torch.zeros_like(latent_acts).scatter(1, strongest.indices, strongest.values)
-    if not torch.allclose(sae(x)[0], latent_acts @ sae.W_dec + sae.b_dec, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
-            "its k strongest, and h W_dec + b_dec; its weights alone would not carry that."
-        )
-
-
-def _require_portable(weights: dict[str, torch.Tensor], source: str) -> None:
-    """Raise unless these are the four weights of one SAE: finite, of one float dtype."""
-    if sorted(weights) != ["W_dec", "W_enc", "b_dec", "b_enc"]:
-        raise ValueError(f"{source} holds {sorted(weights)}, not the four weights of an SAE.")
-    if weights["W_dec"].ndim != 2:
-        shape = tuple(weights["W_dec"].shape)
-        raise ValueError(f"{source} is not one SAE: W_dec has shape {shape}, not (d_sae, d_in).")
-    d_sae, d_in = weights["W_dec"].shape
-    shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "b_dec": (d_in,)}
-    for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            came = tuple(weights[name].shape)
-            raise ValueError(f"{source} has {name} of shape {came}; W_dec asks for {shape}.")
-    dtypes = {str(w.dtype).removeprefix("torch.") for w in weights.values()}
-    if len(dtypes) > 1 or not dtypes <= DTYPES:
-        raise ValueError(f"{source} holds {sorted(dtypes)}; one of {sorted(DTYPES)} is wanted.")
-    for name, weight in weights.items():
-        if not torch.isfinite(weight).all():
-            raise ValueError(f"{source} has NaN or infinite values in {name}.")
-
-
-def _saelens_config(path: Path) -> dict:
-    """The settings in cfg.json. Raise if they ask for something that ours does not do."""
-    _require_file(path)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["metadata"]["sae_lens_version"]
-        is_new = int(version.split(".")[0]) >= 6
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    except (AttributeError, KeyError, TypeError):
-        is_new = False
-    if not is_new:
-        raise ValueError(f"{path} is not a file of SAELens 6; load and save it there first.")
-    allowed = {
-        "architecture": ("standard", "topk"),
-        "normalize_activations": ("none",),
-        "reshape_activations": ("none",),
-    }
-    for name, values in allowed.items():
-        if config.get(name, "none") not in values:
-            wanted = " or ".join(map(repr, values))
-            raise ValueError(f"{path} says {name}: {config.get(name)!r}; only {wanted} can load.")
-    return config
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-
-
-def _folder_to_write(folder: str | Path, overwrite: bool) -> Path:
-    """Make the folder. Raise if it is a file, or holds anything and overwrite is not True."""
+def _require_free(folder: str | Path, name: str, overwrite: bool) -> None:
+    """Make the folder. Raise FileExistsError if it holds an SAE and overwrite is not True."""
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; the name of a folder is wanted.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder} holds files already; pass overwrite=True to write there.")
+    if (folder / name).exists() and not overwrite:
+        raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _write_json(path: Path, config: dict) -> None:
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(path, (json.dumps(config, indent=2) + "\n").encode())

@@ -1,8 +1,13 @@
-"""What every experiment needs: base models whose features are real, data, SAEs, scores, files."""
+"""What every experiment needs: base models whose features are real, SAEs, scores, files.
+
+An experiment is a function that yields rows: one setting on one base model, with a list that
+holds a result for each SAE seed. All SAEs of a setting are trained at once.
+"""
 
 import json
 import time
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 
@@ -13,100 +18,130 @@ from sae_lib import (
     SparseAutoencoder,
     TopKSparseAutoencoder,
     ToyModel,
+    TrainingHistory,
     agreement,
-    cosine_similarity_matrix,
     fvu,
     l0,
     live_directions,
-    match_features,
+    recovered,
     train_saes,
     train_toy_models,
 )
 
 DATA = Path(__file__).parent / "data"
-RECOVERED = 0.99
 N_MODELS, FIRST_MODEL_SEED = 3, 300  # seeds that no search for settings has seen
-SAE_SEEDS = list(range(16))
-# a price that falls, with batches of 256 (sae_lib.FALLING_PRICE has 2,500 of 128)
-FALLING = {"l1_start": 0.03, "n_steps": 2_000, "lr": 0.05, "betas": (0.9, 0.95)}
-CROWDED = {"n_steps": 2_000, "lr": 0.03, "betas": (0.9, 0.98)}  # the recipe of the crowded cases
+SAE_SEEDS = range(16)
+# a constant price, or TopK: the learning rate of FALLING_PRICE is too rough for crowded features
+CROWDED = {"n_steps": 2_000, "batch_size": 128, "lr": 0.03, "betas": (0.9, 0.98)}
+Models = dict[int, ToyModel]  # by their seeds
+SAEs = dict[int, list[SparseAutoencoder]]  # by the seeds of their base models
 
 
 @cache
-def base_models(n_features: int, n_hidden: int, sparsity: float, kind: type = ToyModel) -> dict:
-    """{seed: model}: the first three that gave every feature a direction longer than 0.9."""
-    seeds = range(FIRST_MODEL_SEED, FIRST_MODEL_SEED + 2 * N_MODELS)
-    models = [kind(n_features, n_hidden, sparsity, seed=seed) for seed in seeds]
-    train_toy_models(models, seeds=seeds)
-    shortest = [model.feature_directions.norm(dim=1).min().item() for model in models]
-    passed = [i for i, length in enumerate(shortest) if length > 0.9][:N_MODELS]
-    skipped = [seeds[i] for i in range(passed[-1]) if i not in passed]
-    print(
-        f"{n_features} in {n_hidden}: {[seeds[i] for i in passed]}, skipped {skipped}", flush=True
-    )
-    return {seeds[i]: models[i] for i in passed}
+def base_models(n_features: int, n_hidden: int, sparsity: float, kind: type = ToyModel) -> Models:
+    """The first three (of twelve) that gave every feature a direction longer than 0.9."""
+    passed, seed = {}, FIRST_MODEL_SEED
+    while len(passed) < N_MODELS and seed < FIRST_MODEL_SEED + 4 * N_MODELS:
+        seeds = range(seed, seed + N_MODELS - len(passed))
+        models = [kind(n_features, n_hidden, sparsity, seed=s) for s in seeds]
+        train_toy_models(models, seeds=seeds)
+        shortest = [model.feature_directions.norm(dim=1).min() for model in models]
+        passed |= {s: m for s, m, n in zip(seeds, models, shortest, strict=True) if n > 0.9}
+        seed = seeds.stop
+    return passed
+
+
+def orthogonal_models(n: int, sparsity: float, kind: type = ToyModel) -> Models:
+    """Three models of n features at right angles in n dimensions: nothing is crowded."""
+    seeds = range(FIRST_MODEL_SEED, FIRST_MODEL_SEED + N_MODELS)
+    models = {seed: kind(n, n, sparsity, seed=seed) for seed in seeds}
+    for seed, model in models.items():
+        torch.nn.init.orthogonal_(model.W, generator=torch.Generator().manual_seed(seed))
+    return models
 
 
 @torch.no_grad()
 def data(model: ToyModel, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """n inputs: how far each feature moved the activation (n, n_features), and activations."""
+    """n inputs: the features (n, n_features) and the activations (n, n_hidden)."""
     features = model.sample_features(n, seed=seed)
-    return features * model.feature_directions.norm(dim=1), model.encode(features)
+    return features, model.encode(features)
 
 
-def pool_and_test(model: ToyModel, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """50,000 activations to train on, and 10,000 others to look at."""
-    return data(model, 50_000, seed)[1], data(model, 10_000, seed + 1_000)[1]
+def new_saes(
+    models: Models, d_sae: int, kind: Callable = SparseAutoencoder, seeds: Sequence = SAE_SEEDS
+) -> SAEs:
+    """An SAE for each seed on each base model, not trained yet."""
+    d_in = {seed: model.W.shape[0] for seed, model in models.items()}
+    return {seed: [kind(d_in[seed], d_sae, seed=s) for s in seeds] for seed in models}
 
 
 def train(
-    pool: torch.Tensor, d_sae: int, *, l1: float = 0.0, k: int = 0, seeds=SAE_SEEDS, **recipe
-) -> list[SparseAutoencoder]:
-    """One SAE for each seed, trained at once on one pool: at price l1, or TopK if k is given."""
-    d_in = pool.shape[1]
-    if k:
-        saes = [TopKSparseAutoencoder(d_in, d_sae, k=k, seed=seed) for seed in seeds]
-    else:
-        saes = [SparseAutoencoder(d_in, d_sae, seed=seed) for seed in seeds]
-    train_saes(saes, pool, l1_coefficient=l1, seeds=seeds, n_logged=2, **recipe)
+    models: Models, saes: SAEs, l1: float = 0.0, *, n: int = 20_000, seed: int = 0, **recipe
+) -> dict[int, list[TrainingHistory]]:
+    """Train the SAEs in place, each on n activations of its model: {base model: histories}."""
+    pools = torch.stack([data(models[m], n, m)[1] for m, some in saes.items() for _ in some])
+    seeds = [seed + i for some in saes.values() for i in range(len(some))]
+    every = [sae for some in saes.values() for sae in some]
+    runs = train_saes(every, pools, l1_coefficient=l1, seeds=seeds, **{"n_logged": 2} | recipe)
+    runs = iter(runs)
+    return {m: [next(runs) for _ in some] for m, some in saes.items()}
+
+
+def trained(
+    models: Models, d_sae: int, *, k: int = 0, kind=SparseAutoencoder, seeds=SAE_SEEDS, **recipe
+) -> SAEs:
+    """New SAEs, trained: TopK if k is given, else at price l1 (in the recipe)."""
+    saes = new_saes(models, d_sae, partial(TopKSparseAutoencoder, k=k) if k else kind, seeds)
+    train(models, saes, **recipe)
     return saes
 
 
-def matched(sae: SparseAutoencoder, model: ToyModel):
-    """The latent of each feature, and its cosine."""
-    return match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions))
-
-
-def n_recovered(directions: torch.Tensor, truth: torch.Tensor) -> int:
-    """How many features have a direction of their own at cosine 0.99 or more."""
-    cosines = match_features(cosine_similarity_matrix(directions, truth)).cosine
-    return int((cosines >= RECOVERED).sum())
-
-
 @torch.no_grad()
-def scores(saes: list, model: ToyModel, x: torch.Tensor) -> dict:
-    """For each SAE: features recovered, L0, FVU, live latents; and the seeds' mean agreement."""
-    live = [live_directions(sae, x) for sae in saes]
-    outputs = [sae(x) for sae in saes]
-    agreed = [agreement(a, b) for a, b in combinations(live, 2)]
-    return {
-        "recovered": [n_recovered(sae.W_dec, model.feature_directions) for sae in saes],
-        "l0": rounded(l0(acts) for _, acts in outputs),
-        "fvu": [float(f"{fvu(x, x_hat):.3g}") for x_hat, _ in outputs],
-        "live": [len(directions) for directions in live],
-        "agreement": round(float(np.mean(agreed)), 3) if agreed else None,
-    }
+def scores(models: Models, saes: SAEs, *more: Callable, **about) -> Iterator[dict]:
+    """A row for each base model: what it is about, and lists with a number for each SAE.
+
+    Every row has recovered, whether these are all, L0, FVU, live latents, and the seeds' mean
+    agreement; `more` are functions (sae, model, features, x) -> {column: number}. All are taken
+    on 10,000 new inputs.
+    """
+    for seed, some in saes.items():
+        model = models[seed]
+        features, x = data(model, 10_000, seed + 1_000)
+        live = [live_directions(sae, x) for sae in some]
+        agreed = [agreement(a, b) for a, b in combinations(live, 2)]
+        truth = model.feature_directions
+        columns = {"recovered": [recovered(sae.W_dec, truth) for sae in some]}
+        columns["complete"] = [n == len(truth) for n in columns["recovered"]]
+        columns["l0"] = [l0(sae.encode(x)) for sae in some]
+        columns["fvu"] = [fvu(x, sae(x)[0]) for sae in some]
+        columns["live"] = [len(directions) for directions in live]
+        if agreed:
+            columns["agreement"] = float(np.mean(agreed))
+        for measure in more:
+            measured = [measure(sae, model, features, x) for sae in some]
+            columns |= {name: [one[name] for one in measured] for name in measured[0]}
+        yield about | {"base_model": seed} | columns
 
 
-def rounded(values) -> list[float]:
-    return [round(float(value), 3) for value in values]
+def run(name: str, experiment: Callable[[], Iterator[dict]]) -> None:
+    """Write data/<name>.json: what it is about, then one line for each row."""
+    started = time.process_time()
+    rows = [json.dumps(rounded(row)) for row in experiment()]
+    about = " ".join(experiment.__doc__.split())
+    head = json.dumps({"about": about, "cpu_seconds": round(time.process_time() - started)})
+    text = f'{head[:-1]}, "rows": [\n' + ",\n".join(rows) + "\n]}\n"
+    (DATA / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-def save(name: str, settings: dict, rows: list[dict], started: float) -> None:
-    """Write data/<name>.json: the settings, then one line for each row."""
-    head = json.dumps({"settings": settings, "cpu_seconds": round(time.process_time() - started)})
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    (DATA / f"{name}.json").write_text(f'{head[:-1]}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+def rounded(value):
+    """Four digits of every number that is not whole, however deep it lies; NaN becomes None."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(one) for one in value]
+    if isinstance(value, float):
+        return None if np.isnan(value) else float(f"{value:.4g}")
+    return value
 
 
 def load(name: str) -> dict:

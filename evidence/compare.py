@@ -1,7 +1,7 @@
 """How long until all ten features are found: this library, three SAE libraries, scikit-learn.
 
-    pip install -r benchmarks/requirements.txt
-    python benchmarks/compare.py [--quick]
+    pip install -r evidence/requirements.txt
+    python -m evidence.compare [--quick]
 
 One process, one thread, the same pools of activations for all. Times are CPU seconds of the
 process, so that a busy machine stretches them little; what is compared takes turns, and the
@@ -14,18 +14,18 @@ and finds all ten on most but not all, by the first alone). A cheaper setting ma
 of them. The tables are of base models 1000 to 1031.
 """
 
+# ruff: noqa: E402 - two settings come before the imports that they are for
 import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from unittest.mock import MagicMock
 
 os.environ["TQDM_DISABLE"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # Image models and figures that SAELens and overcomplete import, and that nothing here needs:
 sys.modules.setdefault("torchvision", None)
@@ -39,9 +39,8 @@ from sae_lib import (
     FALLING_PRICE,
     SparseAutoencoder,
     ToyModel,
-    cosine_similarity_matrix,
-    match_features,
     oracle_sae,
+    recovered,
     sae_loss,
     train_sae,
     train_saes,
@@ -50,6 +49,11 @@ from sae_lib import (
 from sae_lib.training import minibatches
 
 L1 = 1e-3  # λ, at which every loss is compared
+
+
+def batches_of(pool, batch_size: int, n_steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """The same batches for every library."""
+    return minibatches(SparseAutoencoder(pool.shape[-1], 1), pool, batch_size, n_steps, seed)
 
 
 # --- the trainers: (pool, seed, settings) -> an SAE in this library's form, and a threshold ---
@@ -81,9 +85,9 @@ def plain_pytorch(pool, seed, *, n_steps, batch_size, l1=L1, lr=3e-2, betas=(0.9
         p.detach().clone().requires_grad_()
         for p in (start.W_enc, start.b_enc, start.W_dec, start.b_dec)
     ]
-    optimizer = torch.optim.AdamW(params, lr, betas, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.Adam(params, lr, betas, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    for x in minibatches(pool, batch_size, n_steps, seed):
+    for x in batches_of(pool, batch_size, n_steps, seed):
         h = torch.relu(x @ W_enc + b_enc)
         x_hat = h @ W_dec + b_dec
         loss = (x_hat - x).square().sum(dim=-1).mean() + l1 * h.abs().sum(dim=-1).mean()
@@ -104,27 +108,20 @@ def saelens(
     Only the last phase lets the learning rate fall, along a cosine. L1 is weighted by the
     decoder norms, which start at 1; BatchTopK (k) ignores λ.
     """
-    from sae_lens import (
-        BatchTopKTrainingSAE,
-        BatchTopKTrainingSAEConfig,
-        StandardTrainingSAE,
-        StandardTrainingSAEConfig,
-        TopKTrainingSAE,
-        TopKTrainingSAEConfig,
-    )
+    import sae_lens
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
+    name = {"standard": "Standard", "topk": "TopK", "batchtopk": "BatchTopK"}[kind]
     shape = {"d_in": 5, "d_sae": 20, "decoder_init_norm": 1.0}
+    if kind == "topk":
+        shape |= {"k": int(k)}
     if kind == "batchtopk":
-        config = BatchTopKTrainingSAEConfig(**shape, k=k, topk_threshold_lr=threshold_lr)
-        sae = BatchTopKTrainingSAE(config)
-    elif kind == "topk":
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, k=int(k)))
-    else:
-        sae = StandardTrainingSAE(StandardTrainingSAEConfig(**shape))
-    batches = minibatches(pool, batch_size, sum(steps for _, steps in phases), seed)
+        shape |= {"k": k, "topk_threshold_lr": threshold_lr}
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(**shape)
+    sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
+    batches = batches_of(pool, batch_size, sum(steps for _, steps in phases), seed)
     for phase, (l1, steps) in enumerate(phases):
         if kind == "standard":
             sae.cfg.l1_coefficient = l1
@@ -165,33 +162,20 @@ def dictionary_learning(
     from dictionary_learning.trainers.standard import StandardTrainer
 
     n_steps = sum(steps for _, steps in phases)
-    settings = {
-        "steps": n_steps,
-        "activation_dim": 5,
-        "dict_size": 20,
-        "layer": 0,
-        "lm_name": "",
-        "lr": lr,
-        "seed": seed,
-        "device": "cpu",
-        "warmup_steps": 0,
-        "decay_start": max(1, int(decay_start * n_steps)),
-    }
+    settings = {"steps": n_steps, "activation_dim": 5, "dict_size": 20, "layer": 0, "lm_name": ""}
+    settings |= {"lr": lr, "seed": seed, "device": "cpu", "warmup_steps": 0}
+    settings |= {"decay_start": max(1, int(decay_start * n_steps))}
     if kind == "batchtopk":
-        trainer = BatchTopKTrainer(
-            **settings,
-            k=k,
-            threshold_start_step=n_steps // 2,
-            threshold_beta=threshold_beta,
-        )
-        ae = trainer.ae
+        settings |= {"threshold_start_step": n_steps // 2, "threshold_beta": threshold_beta}
+        trainer = BatchTopKTrainer(**settings, k=k)
     else:
         trainer = StandardTrainer(**settings, sparsity_warmup_steps=None)
-        ae = trainer.ae
+        decoder, encoder = trainer.ae.decoder.weight, trainer.ae.encoder.weight
         with torch.no_grad():
-            ae.decoder.weight /= ae.decoder.weight.norm(dim=0)
-            ae.encoder.weight.copy_(ae.decoder.weight.T)
-    batches = minibatches(pool, batch_size, n_steps, seed)
+            decoder /= decoder.norm(dim=0)
+            encoder.copy_(decoder.T)
+    ae = trainer.ae
+    batches = batches_of(pool, batch_size, n_steps, seed)
     step = 0
     for l1, steps in phases:
         trainer.l1_penalty = l1
@@ -225,7 +209,7 @@ def overcomplete(pool, seed, *, kind="l1", phases, batch_size, lr, betas, moment
     n_steps = sum(steps for _, steps in phases)
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    batches = minibatches(pool, batch_size, n_steps, seed)
+    batches = batches_of(pool, batch_size, n_steps, seed)
     for l1, steps in phases:  # mse_l1 averages the error over all numbers, and sums all codes
         loss = partial(mse_l1, penalty=l1 / (5 * batch_size))
         if kind == "batchtopk":
@@ -240,15 +224,9 @@ def overcomplete(pool, seed, *, kind="l1", phases, batch_size, lr, betas, moment
 def scikit_learn(pool, seed, *, n_samples, batch_size, alpha=0.5, max_iter=1):
     """Sparse coding with positive codes: a dictionary, and no encoder. Its directions only."""
     x = pool[:n_samples].numpy()
-    learner = MiniBatchDictionaryLearning(
-        20,
-        alpha=alpha,
-        positive_code=True,
-        fit_algorithm="cd",
-        batch_size=batch_size,
-        max_iter=max_iter,
-        random_state=seed,
-    )
+    settings = {"positive_code": True, "fit_algorithm": "cd", "random_state": seed}
+    settings |= {"alpha": alpha, "batch_size": batch_size, "max_iter": max_iter}
+    learner = MiniBatchDictionaryLearning(20, **settings)
     return torch.tensor(learner.fit(x / x.std()).components_), None
 
 
@@ -256,46 +234,30 @@ def scikit_learn(pool, seed, *, n_samples, batch_size, alpha=0.5, max_iter=1):
 
 RUNS = {
     "sae_lib, falling price": (ours, FALLING_PRICE),
-    "sae_lib, constant λ (the defaults)": (ours, {"n_steps": 8_000, "batch_size": 256}),
+    "sae_lib, constant λ (the defaults)": (ours, dict(n_steps=8_000, batch_size=256)),
     "sae_lib, cheapest for this goal": (
         ours,
-        {"n_steps": 400, "batch_size": 128, "lr": 7e-2, "betas": (0.8, 0.9), "l1_start": 0.2},
+        dict(n_steps=400, batch_size=128, lr=7e-2, betas=(0.8, 0.9), l1_start=0.2),
     ),
     "overcomplete, L1": (
         overcomplete,
-        {
-            "phases": [(0.2, 200), (L1, 200)],
-            "batch_size": 128,
-            "lr": 7e-2,
-            "betas": (0.8, 0.9),
-        },
+        dict(phases=[(0.2, 200), (L1, 200)], batch_size=128, lr=7e-2, betas=(0.8, 0.9)),
     ),
     "overcomplete, BatchTopK": (
         overcomplete,
-        {
-            "kind": "batchtopk",
-            "phases": [(0.0, 600)],
-            "batch_size": 128,
-            "lr": 5e-2,
-            "betas": (0.7, 0.95),
-        },
+        dict(kind="batchtopk", phases=[(0.0, 600)], batch_size=128, lr=5e-2, betas=(0.7, 0.95)),
     ),
     "SAELens, standard": (
         saelens,
-        {
-            "phases": [(0.3, 200), (L1, 200)],
-            "batch_size": 128,
-            "lr": 5e-2,
-            "betas": (0.8, 0.9),
-        },
+        dict(phases=[(0.3, 200), (L1, 200)], batch_size=128, lr=5e-2, betas=(0.8, 0.9)),
     ),
     "dictionary_learning, standard": (
         dictionary_learning,
-        {"phases": [(0.2, 400), (L1, 600)], "batch_size": 128, "lr": 5e-2},
+        dict(phases=[(0.2, 400), (L1, 600)], batch_size=128, lr=5e-2),
     ),
     "scikit-learn, MiniBatchDictionaryLearning": (
         scikit_learn,
-        {"n_samples": 20_000, "batch_size": 64, "alpha": 0.7},
+        dict(n_samples=20_000, batch_size=64, alpha=0.7),
     ),
 }
 
@@ -310,11 +272,6 @@ def problems(seeds, n_features: int = 10, n_samples: int = 100_000):
         for seed, model in zip(seeds, models, strict=True)
     ]
     return models, torch.stack(pools)
-
-
-def cosines_of(directions: torch.Tensor, model: ToyModel):
-    matrix = cosine_similarity_matrix(directions.float(), model.feature_directions)
-    return match_features(matrix).cosine
 
 
 @torch.no_grad()
@@ -354,7 +311,7 @@ def to_the_goal(n_seeds: int) -> None:
             spent, (sae, threshold) = timed(lambda: trainer(pool, seed, **settings))  # noqa: B023
             times[name].append(spent)
             directions = sae if threshold is None else sae.W_dec
-            complete = (cosines_of(directions, model) >= 0.99).all()
+            complete = recovered(directions.float(), model.feature_directions) == 10
             found[name] += complete
             if threshold is not None and complete:
                 good[name] += loss_ratio(sae, threshold, model, pool) <= 1.01
@@ -378,20 +335,17 @@ def step_for_step(repeats: int, n_steps: int) -> None:
     _, pools = problems([1000])
     steps = {"n_steps": n_steps, "batch_size": 256}
     phases = {"phases": [(L1, n_steps)], "batch_size": 256}
-    adam = {"lr": 1e-2, "betas": (0.9, 0.95)}
+    adam, batch_topk = {"lr": 1e-2, "betas": (0.9, 0.95)}, {"kind": "batchtopk"}
     runs = {
-        "plain PyTorch loop, fused AdamW": (plain_pytorch, steps),
+        "plain PyTorch loop, fused Adam": (plain_pytorch, steps),
         "sae_lib, train_sae": (ours, steps),
         "overcomplete, L1": (overcomplete, phases | adam),
-        "overcomplete, BatchTopK": (overcomplete, phases | adam | {"kind": "batchtopk"}),
+        "overcomplete, BatchTopK": (overcomplete, phases | adam | batch_topk),
         "dictionary_learning, standard": (dictionary_learning, phases | {"lr": 1e-2}),
-        "dictionary_learning, BatchTopK": (
-            dictionary_learning,
-            phases | {"lr": 1e-2, "kind": "batchtopk"},
-        ),
+        "dictionary_learning, BatchTopK": (dictionary_learning, phases | batch_topk | {"lr": 1e-2}),
         "SAELens, standard": (saelens, phases | adam),
         "SAELens, TopK": (saelens, phases | adam | {"kind": "topk"}),
-        "SAELens, BatchTopK": (saelens, phases | adam | {"kind": "batchtopk"}),
+        "SAELens, BatchTopK": (saelens, phases | adam | batch_topk),
     }
     times = {name: [] for name in runs}
     for _ in range(repeats):
@@ -449,7 +403,7 @@ def scaling(n_seeds: int, **settings) -> None:
         recipe = FALLING_PRICE | {"seeds": range(n_seeds), "n_logged": 5} | settings
         spent, _ = timed(lambda: train_saes(saes, pools, **recipe))
         pairs = zip(saes, models, strict=True)
-        found = [int((cosines_of(sae.W_dec, model) >= 0.99).sum()) for sae, model in pairs]
+        found = [recovered(sae.W_dec, model.feature_directions) for sae, model in pairs]
         n_features = len(models[0].feature_directions)
         mean = sum(found) / n_seeds
         row(what, f"{spent / n_seeds:.2f}", f"{mean:.1f}, {min(found)}", n_features)

@@ -1,6 +1,6 @@
 """The lesson's generated cells: figures and tables as Markdown, drawn from the stored numbers.
 
-tools/sync_notebook.py writes PAGES[name]() into the cells marked "experiment": name.
+The author's command writes PAGES[name]() into the cells marked "experiment": name.
 """
 
 from collections.abc import Callable
@@ -8,219 +8,253 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import load
+from evidence.tables import markdown, pooled
 from sae_lib import plots
 from sae_lib.lesson.figures import data_uri
 
 MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
-B_WITH_B = "cos(B's, B)"
-N = "16 SAE seeds × 3 base models"
 
 
 def picture(fig, alt: str) -> str:
     return f"![{alt}]({data_uri(fig)})"
 
 
-def made_by(names: str, what: str = N) -> str:
-    command = f"python -m experiments.run {names}"
-    return f"*{what}. Made by `{command}` (numbers in `experiments/data/`).*"
+def made_by(names: str, what: str = "16 SAE seeds × 3 base models") -> str:
+    return f"*{what}. Made by `python -m evidence.run {names}`.*"
 
 
-def table(header: list, rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+def setting(l1, k) -> str:
+    return f"k = {k}" if k else f"λ = {l1:g}"
 
 
-def per_setting(rows: list[dict]) -> dict:
-    """(n_features, setting) -> the numbers of all base models and seeds together."""
-    together = {}
-    for row in rows:
-        setting = f"k = {row['k']}" if "k" in row else f"{row['l1']:g}"
-        together.setdefault((row["n_features"], setting), []).append(row)
-    return {
-        key: {
-            **{
-                name: np.concatenate([row[name] for row in of_models])
-                for name in ("recovered", "l0", "fvu")
-            },
-            "agreement": np.mean([row["agreement"] for row in of_models]),
-            "true_l0": np.mean([row["true_l0"] for row in of_models]),
-        }
-        for key, of_models in together.items()
+def mean(values: np.ndarray, how: str) -> str:
+    return f"{values.mean():{how}}".replace("%", " %")
+
+
+def summary(groups: dict, columns: dict, corner: str = "", across: bool = False) -> str:
+    """A line for each group, a column for each number; across: the other way round.
+
+    groups: {label: its numbers}; columns: {heading: (column of the data, format of its mean)}.
+    Without a format, it is how many of the runs have it.
+    """
+    lines = [[corner, *columns]]
+    for label, group in groups.items():
+        cells = [mean(group[c], *how) if how else group[c].sum() for c, *how in columns.values()]
+        lines.append([label, *cells])
+    header, *lines = zip(*lines, strict=True) if across else lines
+    return markdown(header, lines)
+
+
+def switch() -> str:
+    names = {
+        "off": "λ = 0 for 3,000 batches",
+        "on": "then λ = {:g}",
+        "off again": "then λ = 0 again",
     }
-
-
-def crowded_map() -> str:
-    results = per_setting(load("map")["rows"])
-    packed = sorted({n for n, _ in results})
-    settings = list(dict.fromkeys(setting for _, setting in results))
     groups = {
-        "λ of an L1 SAE": [s for s in settings if not s.startswith("k")],
-        "k of a TopK SAE": [s for s in settings if s.startswith("k")],
+        names[phase].format(l1) + (f" (after {l1:g})" if phase == "off again" else ""): group
+        for (phase, l1), group in pooled("switch").items()
     }
-    widths = [len(group) for group in groups.values()]
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3), width_ratios=widths)
-    alt = "Share of features recovered."
-    for ax, (name, group) in zip(axes, groups.items(), strict=True):
-        shares = [[results[n, s]["recovered"].mean() / n for s in group] for n in packed]
-        plots.plot_map(shares, [s.removeprefix("k = ") for s in group], packed, ax)
-        ax.set_xlabel(name)
-        for n, row in zip(packed, shares, strict=True):
-            cells = ", ".join(f"{s}: {v:.0%}" for s, v in zip(group, row, strict=True))
-            alt += f" {n} in 5, {name}: {cells}."
-    axes[0].set_ylabel("features in 5")
-    axes[1].set_yticks([])
-    fig.suptitle("Share of features recovered", x=0.01, ha="left", fontweight="bold")
-    header = ["15 in 5", *(s if s.startswith("k") else f"λ = {s}" for s in settings)]
-    these = [results[15, s] for s in settings]
-    rows = [
-        ["recovered of 15, mean", *(f"{r['recovered'].mean():.1f}" for r in these)],
-        ["all 15, of 48 runs", *((r["recovered"] == 15).sum() for r in these)],
-        ["unexplained (FVU)", *(f"{r['fvu'].mean():.1%}" for r in these)],
-        [f"L0 (true: {these[0]['true_l0']:.2f})", *(f"{r['l0'].mean():.2f}" for r in these)],
-        ["agreement of two seeds", *(f"{r['agreement']:.2f}" for r in these)],
-    ]
-    return "\n\n".join([picture(fig, alt), table(header, rows), made_by("map")])
-
-
-def agreement() -> str:
-    results = per_setting(load("map")["rows"])
-    fig, ax = plt.subplots(figsize=(8, 4.6))
-    for (n, setting), r in results.items():
-        is_topk = setting.startswith("k")
-        colour, marker = MARKS[n]
-        share = r["recovered"].mean() / n
-        fill = "white" if is_topk else colour
-        ax.plot(r["agreement"], share, marker, color=colour, markerfacecolor=fill, markersize=10)
-    for n in (10, 15, 20):
-        ax.plot([], [], MARKS[n][1], color=MARKS[n][0], markersize=10, label=f"{n} in 5")
-    ax.plot([], [], "o", color="black", markersize=10, label="L1, one λ each")
-    ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=10, label="TopK")
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.06), ylabel="share of features recovered")
-    ax.set(xlabel="agreement of two seeds (needs no truth)")
-    ax.set_title("Agreement and recovery, a mark for each setting")
-    ax.legend(fontsize=11, loc="center left", bbox_to_anchor=(1, 0.5))
-    share = {key: r["recovered"].mean() / key[0] for key, r in results.items()}
-    fooled = sum(r["agreement"] >= 0.8 and share[key] < 0.6 for key, r in results.items())
-    modest = sum(r["agreement"] < 0.9 and share[key] > 0.99 for key, r in results.items())
-    alt = (
-        f"Scatter plot of {len(results)} settings. {modest} recover over 99 % of the features at "
-        f"an agreement below 0.9; {fooled} agree at 0.8 or more and recover less than 60 %."
+    columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
+    columns |= {"L0": ("l0", ".1f"), "unexplained": ("fvu", ".0e")}
+    when = "; ".join(
+        f"at λ = {l1:g} all ten were found for good from batch {np.median(batches):,.0f} "
+        f"(median), {batches.max():,} (latest)"
+        for (phase, l1), group in pooled("switch").items()
+        if phase == "on"
+        for batches in [group["all found from batch"]]
     )
-    return "\n\n".join([picture(fig, alt), made_by("map")])
+    made = made_by("switch", "8 SAE seeds × 3 base models")
+    return "\n\n".join([summary(groups, columns), f"After the switch {when}.", made])
 
 
-def by(rows: list[dict], *keys: str) -> dict[tuple, dict[str, np.ndarray]]:
-    """{the keys' values: {column: the values of all base models and seeds together}}"""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return {
-        key: {name: np.concatenate([np.atleast_1d(row[name]) for row in of]) for name in of[0]}
-        for key, of in groups.items()
-    }
+def splice() -> str:
+    groups = {what: group for (what,), group in pooled("splice").items()}
+    columns = {"found of 10": ("recovered", ".1f"), "unexplained": ("fvu", ".1%")}
+    columns |= {"the model's loss recovered": ("loss recovered", ".1%")}
+    columns |= {"outputs moved by a latent": ("outputs moved", ".2f"), "F1": ("f1", ".2f")}
+    return summary(groups, columns, "SAE") + "\n\n" + made_by("splice")
 
 
 def width() -> str:
-    header = [
-        "latents",
-        "recovered of 10, mean",
-        "all ten, of 48 runs",
-        "always-on latents",
-        "twins",
+    groups = {d_sae: group for (d_sae,), group in pooled("widths").items()}
+    columns = {"found of 10": ("recovered", ".1f"), "all ten, of 48 runs": ("complete",)}
+    columns |= {"always-on latents": ("always on", ".1f"), "twins": ("twins", ".1f")}
+    what = "16 SAE seeds × 3 base models, λ = 0.001, 8,000 steps. Always on: on nine inputs of ten"
+    return summary(groups, columns, "latents") + "\n\n" + made_by("widths", what)
+
+
+def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
+    """A header and a line for each method, a column for each case."""
+    groups = pooled(name)
+    cases = list(dict.fromkeys(case for case, _ in groups))
+    methods = dict.fromkeys(method for _, method in groups if column in groups[cases[0], method])
+    return [[corner, *cases]] + [
+        [m, *(mean(groups[c, m][column], how) for c in cases)] for m in methods
     ]
-    rows = [
-        [
-            d_sae,
-            f"{r['recovered'].mean():.1f}",
-            (r["recovered"] == 10).sum(),
-            f"{r['always_on'].mean():.1f}",
-            f"{r['twins'].mean():.1f}",
-        ]
-        for (d_sae,), r in by(load("widths")["rows"], "d_sae").items()
-    ]
-    what = f"{N}, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
-    return table(header, rows) + "\n\n" + made_by("widths", what)
+
+
+def baselines() -> str:
+    header, *lines = by_case("baselines", "recovered", ".1f", "found, mean")
+    _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
+    settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
+    lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
+    lines += [[f"*{method}: seconds for a million codes*", *cells] for method, *cells in seconds]
+    what = "3 base models; 16 SAE seeds (2 for 100 in 30), other methods 4 (1)"
+    return markdown(header, lines) + "\n\n" + made_by("baselines", what)
+
+
+def reading() -> str:
+    header, *lines = by_case("reading", "f1", ".2f", "F1")
+    what = "Mean F1 of which features are on; one SAE on each of 3 base models, best thresholds"
+    return markdown(header, lines) + "\n\n" + made_by("reading", what)
+
+
+def phase() -> str:
+    curves: dict[str, dict] = {"λ falling to 0.001": {}, "TopK, k = 1": {}}
+    for (d, n, _, k), group in pooled("phase").items():
+        of = curves["TopK, k = 1" if k else "λ falling to 0.001"].setdefault(d, ([], []))
+        of[0].append(n / d)
+        of[1].append(group["recovered"].mean() / n)
+    alt = "Share of features recovered, against features per dimension."
+    for method, of in curves.items():
+        for d, points in of.items():
+            cells = ", ".join(f"{x * d:.0f}: {y:.0%}" for x, y in zip(*points, strict=True))
+            alt += f" {method}, {d} dimensions: {cells}."
+    fig = plots.plot_phase(curves).figure
+    what = "8 SAE seeds (4 at k = 1) × 3 base models a mark"
+    return picture(fig, alt) + "\n\n" + made_by("phase", what)
+
+
+@plots.styled
+def crowded_map() -> str:
+    groups = pooled("map")
+    crowds = sorted({n for n, _, _ in groups})
+    these = {setting(l1, k): group for (n, l1, k), group in groups.items() if n == 15}
+    halves = {
+        "λ of an L1 SAE": [(l1, k) for n, l1, k in groups if n == 15 and l1],
+        "k of a TopK SAE": [(l1, k) for n, l1, k in groups if n == 15 and k],
+    }
+    widths = [len(half) for half in halves.values()]
+    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=widths)
+    alt = "Share of features recovered."
+    for ax, (name, half) in zip(axes, halves.items(), strict=True):
+        shares = [[groups[n, *s]["recovered"].mean() / n for s in half] for n in crowds]
+        plots.plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
+        ax.set_xlabel(name)
+        for n, row in zip(crowds, shares, strict=True):
+            cells = [f"{l1 or k}: {v:.0%}" for (l1, k), v in zip(half, row, strict=True)]
+            alt += f" {n} in 5, {name}: {', '.join(cells)}."
+    axes[0].set_ylabel("features in 5")
+    axes[1].set_yticks([])
+    fig.suptitle("Share of features recovered", x=0.01, ha="left")
+    true_l0 = mean(next(iter(these.values()))["true l0"], ".2f")
+    columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
+    columns |= {"unexplained (FVU)": ("fvu", ".1%"), f"L0 (true: {true_l0})": ("l0", ".2f")}
+    columns |= {"agreement of two seeds": ("agreement", ".2f")}
+    made = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 base models")
+    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), made])
+
+
+@plots.styled
+def agreement() -> str:
+    fig, ax = plt.subplots(figsize=(6.5, 4.2))
+    fooled, modest = [], 0
+    for (n, l1, k), group in pooled("map").items():
+        colour, marker = MARKS[n]
+        agreed, found = group["agreement"].mean(), group["recovered"].mean() / n
+        fill = "white" if k else colour
+        ax.plot(agreed, found, marker, color=colour, markerfacecolor=fill, markersize=9)
+        modest += agreed < 0.9 and found > 0.99
+        if agreed >= 0.8 and found < 0.75:
+            fooled.append(f"{n} in 5, {setting(l1, k)}")
+            ax.plot(agreed, found, "o", color="black", markerfacecolor="none", markersize=19)
+            ax.annotate(fooled[-1], (agreed - 0.04, found), ha="right", va="center")
+    for n, (colour, marker) in MARKS.items():
+        ax.plot([], [], marker, color=colour, markersize=9, label=f"{n} in 5")
+    ax.plot([], [], "o", color="black", markersize=9, label="L1, one λ each")
+    ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=9, label="TopK")
+    ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.08), ylabel="share of features recovered")
+    ax.set(xlabel="agreement of two seeds (needs no truth)")
+    ax.set_title("Circled: two seeds agree, and miss")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    alt = (
+        "A mark for each setting: agreement of two seeds, and share of features recovered. "
+        f"{modest} settings recover over 99 % at an agreement below 0.9. At 0.8 or more, and below "
+        f"75 % recovered: {'; '.join(fooled) or 'none'}."
+    )
+    return picture(fig, alt) + "\n\n" + made_by("map")
 
 
 def implied() -> str:
-    header = ["setting", "B's latent: cosine with B", "the three base models apart"]
-    header += ["A's latent fires where only A is on", "only A and B", "agreement of two seeds"]
-    rows_of = [
-        r for r in load("implied")["rows"] if (r["values"], r["share with B"]) == ("uniform", 0.5)
-    ]
-    apart = by(rows_of, "setting", "base_model")
-    rows = []
-    for (setting,), r in by(rows_of, "setting").items():
-        each = [v["cos(B's, B)"].mean() for (name, _), v in apart.items() if name == setting]
-        fires = [
-            f"{r[name].mean():.0%}" for name in ("A's fires, only A", "A's fires, only A and B")
-        ]
-        cosine = f"{r[B_WITH_B].mean():.2f}"
-        models = ", ".join(f"{value:.2f}" for value in each)
-        rows.append([setting, cosine, models, *fires, f"{r['agreement'].mean():.2f}"])
-    header_family = ["parent P, children C1, C2, at λ = 0.1", "best cosine with P", "C1", "C2"]
-    header_family += ["P + C1", "P + C2"]
-    shown = [f"best cos with {name}" for name in ("P", "C1", "C2", "P+C1", "P+C2")]
-    family = [
-        [f"children {'as strong' if strength == 1 else 'weak (×0.3)'}, {d_sae} latents"]
-        + [f"{r[column].mean():.2f}" for column in shown]
-        for (strength, d_sae, setting), r in by(
-            load("family")["rows"], "children", "d_sae", "setting"
-        ).items()
-        if setting == "λ = 0.1"
-    ]
-    tables = [table(header, rows), table(header_family, family)]
-    return "\n\n".join([*tables, made_by("implied family")])
+    groups = {name: group for (name,), group in pooled("implied").items()}
+    columns = {"B's latent: cosine with B": ("cos(B's, B)", ".2f")}
+    columns |= {"with A + B": ("cos(B's, A+B)", ".2f")}
+    columns |= {"agreement of two seeds": ("agreement", ".2f")}
+    return summary(groups, columns, "B only with A") + "\n\n" + made_by("implied")
 
 
-def rivals() -> str:
-    rows = by(load("rivals")["rows"], "case", "method")
-    cases = list(dict.fromkeys(case for case, _ in rows))
-    methods = list(dict.fromkeys(kind(method) for _, method in rows))
-    cells = {(case, kind(method)): r["recovered"] for (case, method), r in rows.items()}
-    lines = [
-        [method, *(f"{cells[c, method].mean():.1f}" if (c, method) in cells else "" for c in cases)]
-        for method in methods
-    ]
-    seconds = by(load("encoding")["rows"], "case")
-    times = [["SAE", "sae"], ["sparse coding", "lasso, scaled"]]
-    lines += [
-        [f"*{name}: seconds per million inputs encoded*"]
-        + [f"{seconds[(c,)][column].mean():.2g}" for c in cases]
-        for name, column in times
-    ]
-    what = "On 20,000 activations of 3 base models; 16 SAE seeds (4 for 100 in 30), else 2 to 4"
-    return table(["recovered, mean", *cases], lines) + "\n\n" + made_by("rivals encoding", what)
+def joint() -> str:
+    groups = {f"λ = {l1:g}": group for (l1,), group in pooled("joint").items()}
+    columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
+    return (
+        summary(groups, columns, "15 in 5, B only with A", across=True) + "\n\n" + made_by("joint")
+    )
 
 
-def kind(method: str) -> str:
-    """The method without the setting that goes with the case."""
-    if method.startswith("TopK"):
-        return "TopK SAE (k = 1, 1, 5)"
-    return "L1 SAE (λ = 0.001, 0.2, 0.1)" if method.startswith("SAE") else method
+def absorption() -> str:
+    groups = {f"{name}, values 1": group for (name,), group in pooled("absorption").items()}
+    groups["k = 1, values U[0, 1]"] = pooled("implied")[("k = 1",)]
+    inputs = ("A alone", "A and an independent C", "A and B")
+    columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
+    return (
+        summary(groups, columns, "share of the inputs on which A's latent fires")
+        + "\n\n"
+        + made_by("absorption implied")
+    )
 
 
-def codes() -> str:
-    rows = by(load("reading")["rows"], "case", "method")
-    cases = list(dict.fromkeys(case for case, _ in rows))
-    cells = {}
-    for (case, method), r in rows.items():
-        name = method
-        for part in (" λ = 0.001", " λ = 0.2", " λ = 0.1", " k = 1", " k = 5"):
-            name = name.replace(part, "")
-        cells[case, name] = f"{np.mean(r['f1']):.2f}"
-    names = list(dict.fromkeys(name for _, name in cells))
-    lines = [[name, *(cells.get((case, name), "") for case in cases)] for name in names]
-    what = "Mean F1 of which features are on; 3 base models. Each way at its best threshold"
-    return table(["F1", *cases], lines) + "\n\n" + made_by("reading", what)
+def matryoshka() -> str:
+    groups = {
+        {"SparseAutoencoder": "plain"}.get(k, k): g for (k,), g in pooled("matryoshka").items()
+    }
+    columns = {"cosine with the parent": ("cos(parent's, parent)", ".2f")}
+    columns |= {"fires on the parent alone": ("parent's fires alone", ".2f")}
+    columns |= {"on parent and child": ("parent's fires with a child", ".2f")}
+    columns |= {"agreement of two seeds": ("agreement", ".2f")}
+    return summary(groups, columns, "a parent's latent, λ = 0.03") + "\n\n" + made_by("matryoshka")
 
 
-PAGES: dict[str, Callable[[], str]] = {
-    "map": crowded_map,
-    "agreement": agreement,
-    "width": width,
-    "implied": implied,
-    "rivals": rivals,
-    "codes": codes,
+def rare() -> str:
+    groups = {
+        f"{exponent:g}" + (f" ({n_steps:,} steps)" if n_steps > 2_000 else ""): group
+        | {"once in": 1 / group["p of the rarest"]}
+        for (exponent, n_steps), group in pooled("rare").items()
+    }
+    columns = {
+        "the rarest is on once in": ("once in", ",.0f"),
+        "found of 100": ("recovered", ".0f"),
+    }
+    columns |= {
+        f"of the 50 {which}": (f"of the 50 {which}", ".0f") for which in ("commonest", "rarest")
+    }
+    columns |= {"unexplained": ("fvu", ".1%")}
+    what = "TopK, k = 5, 2 SAE seeds × 3 base models, 2,000 steps"
+    return summary(groups, columns, "exponent") + "\n\n" + made_by("rare", what)
+
+
+def l0_too_low() -> str:
+    groups = {f"k = {k}": group for (k,), group in pooled("l0_too_low").items()}
+    columns = {"found of 20, mean": ("recovered", ".1f"), "unexplained": ("fvu", ".0%")}
+    columns |= {"agreement of two seeds": ("agreement", ".2f")}
+    made = made_by("l0_too_low", "8 SAE seeds × 3 base models")
+    return summary(groups, columns, "five of 20 on at a time", across=True) + "\n\n" + made
+
+
+PAGES: dict[str, Callable[[], str]] = {"map": crowded_map} | {
+    page.__name__: page
+    for page in (
+        *(switch, splice, width, baselines, phase, agreement, reading, implied, joint),
+        *(absorption, matryoshka, rare, l0_too_low),
+    )
 }

@@ -37,10 +37,16 @@ def pca_directions(activations: torch.Tensor) -> torch.Tensor:
 
 
 def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
-    """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in)."""
+    """The columns of FastICA's mixing matrix, both ways: (2 d_in, d_in).
+
+    Of activations that vary in fewer than d_in dimensions, two for each of those.
+    """
     x = _varied_matrix(activations)
+    axes = PCA(svd_solver="full").fit(x)
+    varies = axes.singular_values_ > 1e-5 * axes.singular_values_[0]
+    axes = axes.components_[varies]  # along the others FastICA would divide by zero
     ica = FastICA(whiten="unit-variance", max_iter=1_000, tol=1e-3, random_state=seed)
-    return _both_signs(ica.fit(x).mixing_.T)
+    return _both_signs(ica.fit(x @ axes.T).mixing_.T @ axes)
 
 
 def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int = 0) -> torch.Tensor:

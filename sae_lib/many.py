@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from sae_lib.guards import with_gradients
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.toy_model import ToyModel, train_toy_model
-from sae_lib.training import TrainingHistory, train_sae
+from sae_lib.training import TrainingHistory, fitting, train_sae
 
 
+@with_gradients
 def train_saes(
     saes: Sequence[SparseAutoencoder],
     activations: torch.Tensor,
@@ -31,21 +33,23 @@ def train_saes(
     as stopping early, is not seen by that.
     """
     prices = torch.as_tensor(l1_coefficient, dtype=torch.float64).expand(len(saes))
-    seeds = list(seeds)
+    seeds = [int(seed) for seed in seeds]  # NumPy's too
     if len(seeds) != len(saes):
         raise ValueError(f"seeds must have {len(saes)} entries, one each; {len(seeds)} came.")
-    _compare_two_steps(saes, activations, prices, seeds, train, settings)
     stack = stack_modules(saes)
+    activations = fitting(stack, activations)
+    _compare_two_steps(saes, activations, prices, seeds, train, settings)
     prices = prices.to(stack.W_dec)
     history = train(stack, activations, l1_coefficient=prices, seed=seeds, **settings)
     unstack_(stack, saes)
     return [_entry(history, i) for i in range(len(saes))]
 
 
+@with_gradients
 def train_toy_models(models: Sequence[ToyModel], *, seeds: Sequence[int], **settings) -> None:
     """`train_toy_model` for many models of one shape at once, in place. seeds: one per model."""
     stack = stack_modules(models)
-    train_toy_model(stack, seed=list(seeds), **settings)
+    train_toy_model(stack, seed=[int(seed) for seed in seeds], **settings)
     unstack_(stack, models)
 
 
@@ -58,7 +62,9 @@ def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
     """
     for module in modules:
         if list(module.children()):
-            raise ValueError(f"A {type(module).__name__} has modules inside it; a stack needs none.")
+            raise ValueError(
+                f"A {type(module).__name__} has modules inside it; a stack needs none."
+            )
         if _signature(module) != _signature(modules[0]):
             raise ValueError(
                 "A stack takes modules of one class, with tensors of the same shapes and the same "

@@ -1,38 +1,75 @@
-"""Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains."""
+"""Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains.
+
+Titles are sentences computed from what is drawn; cosines in them are rounded down, never up.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676"
-DIVERGING = "RdBu_r"  # colour-blind safe, white at zero
+from sae_lib.metrics import fires, group_latents, match_features
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6b6b6b"
+PALE = "#9ecae1"
+# Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
+# lightness, which are one grey on a poor projector or in print; here the red is far darker.
+DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
 STYLE = {
-    "figure.facecolor": "white",  # so that nothing disappears in a dark theme
-    "axes.facecolor": "white",
+    # every colour, so that nothing disappears where a dark style or theme is set
+    **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "white"),
+    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], "black"),
+    **dict.fromkeys(["xtick.color", "ytick.color", "legend.labelcolor"], "black"),
+    "axes.grid": False,
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 12,
-    "axes.titlesize": 13,
+    "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 2.2,
-    "legend.frameon": False,
+    "legend.fontsize": 12,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1,
+    "legend.borderpad": 0.1,
 }
+styled = plt.rc_context(STYLE)  # a decorator: draw in this style, whatever is set around it
 
 
-def _cell_text(value: float, one: float) -> str:
-    """A cosine in at most four signs; 1 from `one` up, so that a 1 is what counts as found."""
-    if abs(value) >= one:
-        return "1" if value > 0 else "−1"
-    return f"{value:.2f}".replace("0.", ".").replace("-", "−")
+def down(value: float) -> str:
+    """Two decimals, towards zero: what misses 0.99 is not written as 0.99."""
+    return f"{np.trunc(100 * value + 1e-9 * np.sign(value)) / 100:.2f}".replace("-", "−")
 
 
+def _lasting(holds: np.ndarray) -> int | None:
+    """The first index from which on it always holds, or None."""
+    first = len(holds) - int(np.logical_and.accumulate(holds[::-1]).sum())
+    return first if first < len(holds) else None
+
+
+def _headline(fig: Figure, text: str) -> Figure:
+    """A title across all panels, from the left edge."""
+    fig.suptitle(text, x=0.01, ha="left")
+    return fig
+
+
+def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
+    """A curve over the training batches, on a logarithmic axis, the first batch at 1."""
+    ax.plot(np.asarray(steps) + 1, curve, look, **more)
+    ax.set(xscale="log", xlabel="training batch (log)")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+
+
+@styled
 def plot_matrix(
     matrix,
     ax: Axes | None = None,
@@ -44,220 +81,323 @@ def plot_matrix(
     marked: Sequence[tuple[int, int]] = (),
     numbers: float = 2.0,
     one: float = 0.99,
-    colorbar: str = "",
 ) -> Axes:
-    """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (red).
+    """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (dark red).
 
     marked: (row, column) cells to frame. numbers: write the value in cells at least this far
     from 0 (so, by default, in none); from `one` on it is written as 1.
     """
     matrix = np.asarray(matrix)
     rows, columns = matrix.shape
-    if ax is None:
-        size = (1.8 + 0.42 * columns, 1.3 + 0.29 * rows)
-        ax = plt.subplots(figsize=size)[1]
-    image = ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+    ax = ax or plt.subplots(figsize=(6, 1.2 + 0.27 * rows))[1]
+    ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(columns))
-    ax.set_yticks(range(rows), range(rows) if yticks is None else yticks, fontsize=10)
+    ax.set_yticks(range(rows), range(rows) if yticks is None else yticks)
     ax.tick_params(length=0)
+    ax.spines[:].set_visible(True)  # a row of zeros is white
     for row, column in marked:
         box = (column - 0.5, row - 0.5)
         ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor="black", linewidth=2))
     for (row, column), value in np.ndenumerate(matrix):
         if abs(value) >= numbers:
-            colour = "white" if abs(value) > 0.6 else "black"
-            text = _cell_text(value, one)
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    if colorbar:
-        ax.figure.colorbar(image, ax=ax, label=colorbar, ticks=[-1, -0.5, 0, 0.5, 1])
+            text = down(value if abs(value) < one else np.sign(value))
+            text = text.replace("0.", ".").removesuffix(".00")
+            colour = "white" if value > 0.7 else "black"
+            ax.text(column, row, text, ha="center", va="center", color=colour)
     return ax
 
 
-def mark_groups(ax: Axes, groups: dict[str, Sequence[int]]) -> Axes:
-    """Label the rows of a heatmap that is sorted into matched, redundant and dead latents."""
-    top = -0.5
+@styled
+def plot_sorted(
+    cosines, latent_acts=None, ax: Axes | None = None, *, title: str = "", one: float = 0.99
+) -> Axes:
+    """Cosines (d_sae, n_features) as a heatmap, each feature's own latent first.
+
+    Below them the others: redundant, then dead, if latent_acts (n, d_sae) tell which is which.
+    A frame for each found feature, at a cosine of `one` or more; the title counts them.
+    """
+    found = match_features(cosines)
+    cosines, own = np.asarray(cosines), found.latent[found.latent >= 0]
+    groups = {"": own, " ": np.setdiff1d(range(len(cosines)), own)}
+    if latent_acts is not None:
+        groups = group_latents(latent_acts, found)
+    order = np.concatenate(list(groups.values())).astype(int)
+    frames = enumerate(np.flatnonzero(found.latent >= 0))
+    frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
+    ax = plot_matrix(cosines[order], ax, yticks=order, numbers=one, one=one, marked=frames)
+    end = -0.5
     for name, members in groups.items():
         if len(members):
-            bottom = top + len(members)
-            ax.axhline(bottom, color="black", linewidth=1.5)
-            ax.annotate(
-                name,
-                (1.02, (top + bottom) / 2),
-                xycoords=("axes fraction", "data"),
-                rotation=90,
-                ha="left",
-                va="center",
-            )
-            top = bottom
+            start, end = end, end + len(members)
+            ax.axhline(end, color="black", linewidth=1.5)
+            place = {"xycoords": ("axes fraction", "data"), "rotation": 90, "va": "center"}
+            ax.annotate(name, (1.02, (start + end) / 2), **place)
+    title = f"{title}: " * bool(title) + f"{len(frames)} of {cosines.shape[1]} found"
+    ax.set(title=title, xlabel="feature", ylabel="latent")
     return ax
 
 
-def plot_chance(chance, cosines, ax: Axes | None = None) -> Axes:
-    """Worst and mean matched cosine of random dictionaries (histograms), and of the SAE (lines).
+@styled
+def plot_gram(W) -> Figure:
+    """WᵀW of the base model's W (n_hidden, n_features), and each direction's length beside it."""
+    gram = np.asarray(W).T @ np.asarray(W)
+    lengths, n = np.sqrt(gram.diagonal()), len(gram)
+    size = (6, 1.2 + 0.3 * n)
+    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
+    plot_matrix(gram, left, xlabel="feature", ylabel="feature", numbers=0.15)
+    right.barh(range(n), lengths, color=BLUE)
+    right.axvline(1, color="black", linestyle="--", linewidth=1.2)
+    right.set(xlabel="length", xticks=(0, 1))
+    right.tick_params(axis="y", length=0)
+    paired = ((gram < -0.9).sum(axis=1) == 1).sum()
+    lengths = f"lengths {lengths.min():.2f} to {lengths.max():.2f}"
+    return _headline(fig, f"{paired} of {n} have one opposite; {lengths}")
 
-    chance (n_draws, n_features); cosines (n_features,).
+
+@styled
+def plot_chance(chance, cosines) -> Axes:
+    """Worst and mean matched cosine of random dictionaries (histograms), and of the SAE (line).
+
+    chance (n_draws, n_features); cosines (n_features,), nan for a feature without a latent.
     """
-    ax = ax or plt.subplots(figsize=(8, 3.4))[1]
+    ax = plt.subplots(figsize=(6, 3.6))[1]
     bins = np.linspace(0, 1, 51)
+    worst_of_chance, worst = np.nanmin(chance, axis=1), np.nanmin(cosines)
     for values, colour, hatch, name in (
-        (np.nanmin(chance, axis=1), GREY, "", "random: the worst of a dictionary"),
-        (np.nanmean(chance, axis=1), "#9ecae1", "//", "random: its mean"),
+        (worst_of_chance, GREY, "", "random: the worst of each"),
+        (np.nanmean(chance, axis=1), PALE, "//", "random: the mean of each"),
     ):
         ax.hist(values, bins=bins, color=colour, hatch=hatch, edgecolor="white", label=name)
-    ax.axvline(np.nanmin(cosines), color=ORANGE, linewidth=3, label="the SAE: the worst")
+    ax.axvline(worst, color=ORANGE, linewidth=3, label="the SAE: the worst")
     ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
-    ax.legend(loc="upper left", fontsize=11)
-    return ax
-
-
-def plot_norms(norms, ax: Axes | None = None) -> Axes:
-    """The length of each feature's direction, beside the 1 that a real one has."""
-    ax = ax or plt.subplots(figsize=(4, 3.5))[1]
-    ax.bar(range(len(norms)), np.asarray(norms), color=BLUE)
-    ax.axhline(1, color="black", linestyle="--", linewidth=1.2)
-    ax.set(xlabel="feature", ylabel="length of its direction", xticks=range(len(norms)))
-    return ax
-
-
-def plot_training(
-    history,
-    n_recovered: Sequence[int],
-    n_features: int,
-    *,
-    true_l0: float,
-    oracle_loss: float,
-) -> Figure:
-    """Loss, L0 and recovery on one axis of training batches (logarithmic, the first at 1).
-
-    Three axes without titles, top to bottom: what they show is for the caller to say.
-    """
-    fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8.4), sharex=True)
-    batch = np.asarray(history.step) + 1
-    error, price = np.asarray(history.reconstruction), np.asarray(history.sparsity)
-    top.plot(batch, error + price, color="black", label="total loss")
-    top.plot(batch, error, color=BLUE, linestyle="--", label="reconstruction error")
-    top.plot(batch, price, color=ORANGE, linestyle="-.", label="λ · L1")
-    top.axhline(oracle_loss, color=GREY, linestyle=":", label="total loss of the true dictionary")
-    top.set(yscale="log", ylabel="loss (log scale)")
-    top.legend(loc="upper right", fontsize=11)
-    middle.plot(batch, np.asarray(history.l0), color=PURPLE, label="latents that fire")
-    middle.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
-    middle.set(ylabel="per input (L0)", ylim=(0, None))
-    middle.legend(loc="upper right", fontsize=11)
-    bottom.plot(batch, n_recovered, color=GREEN, drawstyle="steps-post")
-    bottom.set(
-        xscale="log",
-        ylim=(-0.3, n_features + 0.6),
-        xlabel="training batch (log scale)",
-        ylabel=f"recovered of {n_features}",
+    ax.legend(loc="upper left")
+    alone = np.isnan(cosines).sum()
+    this = (
+        f"{alone} features have no latent here" if alone else f"this SAE's worst is {down(worst)}"
     )
-    return fig
+    limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
+    ax.set_title(f"No random dictionary gets its worst feature\npast {limit:.2f}; {this}")
+    return ax
 
 
-def plot_directions(directions: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Sets of directions side by side, a panel each direction, one coordinate a column.
+@styled
+def plot_training(
+    history, found, n_features: int, *, variance: float, oracle_loss: float, true_l0: float,
+    final_l0: float,
+) -> tuple[Figure, Figure, Figure]:  # fmt: skip
+    """Loss, L0 and recovery over the training batches: three figures with one x axis.
 
-    directions: up to three sets (n, d), such as {"true": …, "learned": …}; names: one a panel.
+    found (n_logged,): recovered features. variance: of the activations, summed over d_in; an
+    error below a hundredth of it counts as gone. oracle_loss, true_l0: what the true dictionary
+    has. final_l0: over all activations, as the last batch alone is noisy.
+    """
+    error, price, l0, found = map(
+        np.array, (history.reconstruction, history.sparsity, history.l0, found)
+    )
+    moments = {"error gone": _lasting(error < 0.01 * variance)}
+    moments["all found"] = _lasting(found >= n_features)
+    when = {name: f"{history.step[i] + 1:,}" for name, i in moments.items() if i is not None}
+    panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.5, 2.5)]
+    loss, sparsity, recovery = panels
+    _over_batches(loss, history.step, error + price, color="black", label="total")
+    _over_batches(loss, history.step, error, "--", color=BLUE, label="error")
+    _over_batches(loss, history.step, price, "-.", color=ORANGE, label="λ · L1")
+    loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * (error + price).max()))
+    gone = when.get("error gone")
+    loss.set_title(f"The error is gone by batch {gone}" if gone else "The error does not go away")
+    _over_batches(sparsity, history.step, l0, color=PURPLE, label="latents that fire")
+    sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
+    sparsity.set(ylabel="L0", ylim=(0, 1.3 * max(l0.max(), true_l0)))
+    sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
+    _over_batches(recovery, history.step, found, color=GREEN, drawstyle="steps-post")
+    recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
+    title = f"All {n_features} from batch {when.get('all found')} on"
+    some = f"{found[-1]} of {n_features} at the end"
+    recovery.set_title(title if "all found" in when else some)
+    for ax in panels:
+        for name in when:
+            batch, low = history.step[moments[name]] + 1, 0.03 if ax is loss else 0.12
+            ax.axvline(batch, color="black", linestyle="--", linewidth=1.2)
+            place = {"xycoords": ("data", "axes fraction"), "rotation": 90}
+            ax.annotate(name, (batch * 1.05, low), **place)
+        if ax is not recovery:
+            ax.legend(loc="upper right", ncols=2)
+        ax.set_xlim(0.9, 1.1 * history.step[-1] + 1.1)
+        height = ax.figure.get_figheight()  # the same margins everywhere, so the axes line up
+        ax.figure.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
+    return tuple(ax.figure for ax in panels)
+
+
+@styled
+def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
+    """Error, L0 and found features of one SAE that is trained on under changing prices.
+
+    phases: (name, history, found (n_logged,)) in the order of training; a line and the name
+    where each begins.
+    """
+    fig, axes = plt.subplots(3, 1, figsize=(6, 5.6), sharex=True)
+    start = 0
+    for name, history, found in phases:
+        batch = start + np.asarray(history.step) + 1
+        curves = (history.reconstruction, history.l0, found)
+        for ax, curve, colour in zip(axes, curves, (BLUE, PURPLE, GREEN), strict=True):
+            ax.plot(batch, np.array(curve), color=colour)
+            if start:
+                ax.axvline(start, color="black", linestyle="--", linewidth=1.2)
+        place = {"xycoords": ("data", "axes fraction"), "va": "top", "weight": "bold"}
+        axes[1].annotate(f" {name}", (start, 1.02), **place)
+        start = batch[-1]
+    axes[0].set(ylabel="error (log)", yscale="log")
+    axes[1].set(ylabel="L0", ylim=(0, 1.25 * axes[1].get_ylim()[1]))
+    axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
+    axes[2].set(xlabel="training batch", xlim=(0, start))
+    axes[2].xaxis.set_major_formatter("{x:,.0f}")
+    ends = "; ".join(f"{name} {found[-1]}" for name, _, found in phases)
+    return _headline(fig, f"Found of {n_features}: {ends}")
+
+
+@styled
+def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
+    """The four worst matches, a panel each: one coordinate a column, a mark for each set.
+
+    truth (n, d), learned: one or two sets (n, d), row j for feature j; worst by the first.
     Coordinates have no order, so no line joins them.
     """
     marks = (
-        {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": BLUE},
-        {"marker": "x", "markersize": 7, "markeredgewidth": 2, "color": ORANGE},
-        {"marker": "_", "markersize": 9, "markeredgewidth": 2, "color": GREY},
+        {"marker": "o", "markersize": 13, "markerfacecolor": "none", "color": BLUE},
+        {"marker": "x", "markersize": 8, "markeredgewidth": 2.5, "color": ORANGE},
+        {"marker": "_", "markersize": 13, "markeredgewidth": 2.5, "color": GREY},
     )
-    columns, rows = 5, -(-len(names) // 5)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(8, 0.5 + 2.1 * rows), sharex=True, sharey=True, squeeze=False
-    )
-    for ax in axes.flat[len(names) :]:
-        ax.remove()
-    for i, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
+    sets = {name: np.array(rows, float) for name, rows in {"true": truth, **learned}.items()}
+    sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
+    cosines = {name: (sets[name] * sets["true"]).sum(axis=1) for name in learned}
+    first = next(iter(cosines.values()))
+    fig, axes = plt.subplots(2, 2, figsize=(6, 5), sharex=True, sharey=True)
+    for ax, j in zip(axes.flat, first.argsort()[:4], strict=False):
         ax.axhline(0, color=GREY, linewidth=0.8)
-        for (label, rows_), mark in zip(directions.items(), marks, strict=False):
-            ax.plot(np.asarray(rows_)[i], linestyle="", label=label, **mark)
-        ax.set_title(name, fontsize=10, fontweight="normal")
-        ax.set(ylim=(-1.15, 1.15), xticks=range(np.shape(rows_)[1]))
+        for (name, rows), mark in zip(sets.items(), marks, strict=False):
+            ax.plot(rows[j], linestyle="", label=name, **mark)
+        scores = ", ".join(f"{name} {down(cosines[name][j])}" for name in learned)
+        ax.set_title(f"feature {j}\n{scores}", fontweight="normal")
+        ax.set(ylim=(-1.2, 1.2), xticks=range(rows.shape[1]))
+    for ax in axes.flat[len(first) :]:
+        ax.remove()
     fig.supxlabel("hidden coordinate", fontsize=12)
-    fig.supylabel("value", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return fig
+    return _headline(fig, f"Worst cosine {down(first.min())}")
 
 
-def plot_firing(strengths, latent_acts, partner_on, ax: Axes | None = None) -> Axes:
+@styled
+def plot_firing(strengths, latent_acts, partner_on=None) -> Axes:
     """A feature's strength against its latent's activation, a dot an input: all (n,).
 
-    partner_on: bool, the inputs that hold the opposite feature too; drawn in another mark.
+    partner_on: bool, the inputs that hold the opposite feature too, drawn in another mark; None
+    where no feature is its opposite.
     """
-    ax = ax or plt.subplots(figsize=(6, 4.5))[1]
+    ax = plt.subplots(figsize=(6, 4))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
     strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
-    partner_on = np.asarray(partner_on)
+    with_partner = np.zeros(len(strengths), bool) if partner_on is None else np.asarray(partner_on)
     for shown, mark, colour, label in (
-        (~partner_on, ".", BLUE, "opposite feature off"),
-        (partner_on, "x", ORANGE, "opposite feature on too"),
+        (~with_partner, ".", BLUE, "opposite feature off"),
+        (with_partner, "x", ORANGE, "opposite feature on too"),
     ):
         ax.plot(strengths[shown], latent_acts[shown], mark, color=colour, alpha=0.6, label=label)
     ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latent")
-    ax.legend(loc="upper left", fontsize=11)
+    if with_partner.any():
+        ax.legend(loc="upper left")
+    on, fired = fires(strengths), fires(latent_acts)
+    ax.set_title(
+        f"Feature on in {on.sum():,} inputs: the latent fires in {(on & fired).sum():,}.\n"
+        f"Off in {(~on).sum():,}: it fires in {(~on & fired).sum():,}."
+    )
     return ax
 
 
-def plot_recovery(steps, counts, n_features: int, ax: Axes | None = None) -> Axes:
-    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged)."""
-    ax = ax or plt.subplots(figsize=(8, 3.6))[1]
-    batch, counts = np.asarray(steps) + 1, np.asarray(counts)
-    ax.plot(batch, counts.T, color=BLUE, alpha=0.15, linewidth=1)
-    ax.plot(batch, counts.mean(axis=0), color=BLUE, linewidth=3, label=f"mean of {len(counts)}")
-    ax.set(xscale="log", xlabel="training batch (log scale)", ylim=(-0.3, n_features + 0.6))
-    ax.set(ylabel=f"recovered of {n_features}")
+@styled
+def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple] | None = None) -> Axes:
+    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged).
+
+    other: {name: (steps, counts (n_logged,))}, runs to compare with, dashed.
+    """
+    ax, counts = plt.subplots(figsize=(6, 3.4))[1], np.asarray(counts)
+    mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
+    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.15, linewidth=1)
+    _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
+    for name, (its_steps, its_counts) in (other or {}).items():
+        _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
+    ax.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
+    complete = (counts[:, -1] == n_features).sum()
+    ax.set_title(f"{complete} of {len(counts)} SAEs end with all {n_features}")
+    ax.legend(loc="upper left")
     return ax
 
 
-def plot_bars(values: dict[str, Sequence[float]], total: int, ax: Axes | None = None) -> Axes:
+@styled
+def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     """Recovered features for each condition: a bar for the mean, a dot for every seed."""
-    ax = ax or plt.subplots(figsize=(8, 0.9 + 0.42 * len(values)))[1]
+    fig, ax = plt.subplots(figsize=(6, 1.1 + 0.46 * len(values)))
     for row, counts in enumerate(values.values()):
-        mean = np.mean(counts)
-        ax.barh(row, mean, color="#9ecae1", height=0.6)
-        ax.plot(counts, np.full(len(counts), row), "o", color=BLUE, markersize=5, alpha=0.6)
-        text = f"{mean:.1f}".removesuffix(".0")
-        ax.text(total * 1.03, row, text, va="center")
+        ax.barh(row, np.mean(counts), color=PALE, height=0.7)
+        apart = np.linspace(-0.22, 0.22, len(counts)) if len(counts) > 1 else 0  # none hidden
+        ax.plot(counts, row + apart * np.ones(len(counts)), "o", color=BLUE, markersize=5)
+        mean = f"{np.mean(counts):.1f}".removesuffix(".0")
+        ax.text(total * 1.04, row, mean, va="center_baseline")
     ax.set_yticks(range(len(values)), list(values))
-    ax.set(xlim=(0, total * 1.12), xlabel=f"features recovered (of {total})")
+    ax.set(xlim=(0, total * 1.14), xlabel=f"features found (of {total})")
     ax.invert_yaxis()
-    return ax
+    complete = sum(min(counts) >= total for counts in values.values())
+    each = " on every seed" if max(map(len, values.values())) > 1 else ""
+    return _headline(fig, f"All {total} found{each}: {complete} of {len(values)}")
 
 
-MARKERS = (("o", "-", BLUE), ("s", "--", ORANGE), ("^", "-.", GREEN), ("D", ":", PURPLE))
-
-
-def plot_lines(x, series: dict[str, Sequence[float]], ax: Axes, **labels: str) -> Axes:
-    """Up to four curves over one log axis, told apart by marker, dash and colour alike."""
-    place = np.arange(len(x))  # evenly spaced, so that a zero has a place on the axis
-    for (name, y), (marker, dash, colour) in zip(series.items(), MARKERS, strict=False):
-        ax.plot(place, np.asarray(y), marker=marker, linestyle=dash, color=colour, label=name)
-    ax.set_xticks(place, [str(value).removesuffix(".0") for value in x], fontsize=10)
-    ax.set(**labels)
-    if len(series) > 1:
-        ax.legend(fontsize=11)
-    return ax
-
-
+@styled
 def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None) -> Axes:
-    """Shares from 0 to 1 as a grid of numbers, darker for more."""
+    """Shares from 0 to 1 as a grid of percentages (rounded down), darker for more."""
     values = np.asarray(values)
-    ax = ax or plt.subplots(figsize=(8, 1.3 + 0.55 * len(values)))[1]
+    ax = ax or plt.subplots(figsize=(6, 1.3 + 0.5 * len(values)))[1]
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value > 0.75 else "black"
-        ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
+        share = f"{np.floor(100 * value + 1e-9):.0f}%"
+        ax.text(column, row, share, ha="center", va="center", color=colour)
     ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
     ax.set_yticks(range(len(yticks)), yticks)
     ax.tick_params(length=0)
     return ax
 
 
+@styled
+def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
+    """Share of features recovered against features per dimension, with a line at 2.
+
+    curves: {method: {d: (n_over_d, share)}}; up to two methods, told apart by dash and colour,
+    up to four d, told apart by their marks.
+    """
+    ax = plt.subplots(figsize=(6, 3.8))[1]
+    marks = dict(zip(sorted({d for of in curves.values() for d in of}), "os^D", strict=False))
+    looks = ((BLUE, "-"), (ORANGE, "--"))
+    for (method, of), (colour, dash) in zip(curves.items(), looks, strict=False):
+        ax.plot([], [], dash, color=colour, label=method)
+        for d, (n_over_d, share) in of.items():
+            ax.plot(n_over_d, share, dash, marker=marks[d], color=colour, markersize=7)
+    for d, mark in marks.items():
+        ax.plot([], [], mark, color="black", label=f"d = {d}")
+    ax.axvline(2, color="black", linestyle=":")
+    ax.annotate(" n = 2d", (2, 1.02), xycoords=("data", "axes fraction"))
+    ax.set(xlabel="features per dimension, n / d", ylabel="share found", ylim=(-0.03, 1.05))
+    ax.legend()
+    shares = [
+        (n, s) for of in curves.values() for xy in of.values() for n, s in zip(*xy, strict=True)
+    ]
+    least = np.floor(100 * min(s for n, s in shares if n <= 2) + 1e-9)
+    ax.set_title(f"Up to n = 2d at least {least:.0f} % are found", pad=22)
+    return ax
+
+
+@styled
 def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Error, L0 and decoder norm of faulty runs, a column each; the healthy one dotted.
 
@@ -266,20 +406,20 @@ def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     healthy = runs["healthy"]
     faulty = {name: run for name, run in runs.items() if name != "healthy"}
     fig, axes = plt.subplots(
-        3, len(faulty), figsize=(8, 6), sharex=True, sharey="row", squeeze=False
+        3, len(faulty), figsize=(6, 5.6), sharex=True, sharey="row", squeeze=False
     )
     for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
         column[0].set_title(f"Run {name}")
         for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
             for shown, dash, colour in ((healthy, ":", GREY), (run, "-", BLUE)):
-                ax.plot(shown["step"] + 1, shown[curve], dash, color=colour)
-            ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, markersize=5)
-        column[-1].set(xscale="log")
+                _over_batches(ax, shown["step"], shown[curve], dash, color=colour)
+            _over_batches(ax, run["step"][-1:], run[curve][-1:], "o", color=BLUE, markersize=5)
+            ax.set(xlabel="", xticks=(1, 1000))
     axes[0, 0].set(ylabel="error (log)", yscale="log")
     axes[1, 0].set(ylabel="L0 (log)", yscale="log")
     axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
     for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    fig.supxlabel("training step (log scale); dotted: a healthy run", fontsize=12)
+    fig.supxlabel("training step (log); dotted: a healthy run", fontsize=12)
     return fig

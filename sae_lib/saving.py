@@ -67,28 +67,31 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     try:
         config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
         weights = load((folder / "sae_weights.safetensors").read_bytes())
-        weights = {name: finite(name, weights[name]) for name in NAMES}
+        sae = _sae_of(config, {name: finite(name, weights[name]) for name in NAMES})
+        sae(torch.zeros(1, sae.W_enc.shape[0]))  # k may be no number, or too large
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{folder} holds no SAE that can be read: {error}") from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{folder} holds no SAE that can be read: {why}") from error
+    return sae
+
+
+def _sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
+    """The SAE that a cfg.json and its weights describe; raise if ours cannot be that."""
     for name, known in {
         "architecture": ("standard", "topk"),
         "normalize_activations": ("none",),
         "reshape_activations": ("none",),
     }.items():
         if config.get(name, "none") not in known:
-            raise ValueError(f"{folder} says {name}: {config[name]!r}; only {known} can be read.")
+            raise ValueError(f"{name} is {config.get(name)!r}; only {known} can be read.")
     if config.get("apply_b_dec_to_input", True):
         weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
     if config.get("rescale_acts_by_decoder_norm", False):
         norms = weights["W_dec"].norm(dim=1)
         weights |= {name: weights[name] * norms for name in ("W_enc", "b_enc")}
         weights["W_dec"] = weights["W_dec"] / norms.clamp_min(1e-12)[:, None]
-    return _sae_of(config, weights)
-
-
-def _sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     d_sae, d_in = weights["W_dec"].shape
     if config["architecture"] == "topk":
         sae = TopKSparseAutoencoder(d_in, d_sae, k=config["k"])

@@ -80,14 +80,14 @@ class TrainingHistory:
         self.l0: list[torch.Tensor] = []
         self.W_dec: list[torch.Tensor] = []
 
-    @torch.no_grad()
     def log(self, step: int, sae: SparseAutoencoder, x: torch.Tensor, loss: SAELoss) -> None:
         """Keep this batch, if it is one of those to be kept; `encode` is called for it again."""
         if step not in self.steps_to_log:
             return
         if not torch.isfinite(loss.total).all():
             raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
-        l0 = fires(sae.encode(x)).sum(dim=-1).float().mean(dim=-1)
+        with torch.no_grad():
+            l0 = fires(sae.encode(x)).sum(dim=-1).float().mean(dim=-1)
         self.step.append(step)
         self.reconstruction.append(loss.reconstruction.detach().cpu())
         self.sparsity.append(torch.as_tensor(loss.sparsity).detach().cpu())
@@ -108,14 +108,15 @@ def minibatches(
     one pool for all (n_samples, d_in) or one each (n, n_samples, d_in): (n, batch_size, d_in).
     Raises TypeError or ValueError if the pool is empty, not finite or of another width.
     """
-    pool = _fitting(sae, activations)
+    pool = fitting(sae, activations)
     is_stack = sae.W_dec.ndim == 3
     seeds = seed if is_stack else [seed]
     generators = [torch.Generator().manual_seed(one) for one in seeds]
     n_samples, d_in = pool.shape[-2:]
     first_row = torch.arange(len(seeds))[:, None] * (n_samples if pool.ndim == 3 else 0)
     pool = pool.reshape(-1, d_in)
-    at_once = max(1, min(100, 1_000_000 // (batch_size * len(seeds))))  # cheaper than one by one
+    one_step = batch_size * len(seeds) * d_in
+    at_once = max(1, min(100, 4_000_000 // one_step))  # cheaper than one by one; at most 16 MB
     with tqdm(total=n_steps, desc="training", file=sys.stdout, delay=0.5) as bar:
         for start in range(0, n_steps, at_once):
             shape = (min(at_once, n_steps - start), batch_size)
@@ -126,7 +127,7 @@ def minibatches(
             bar.update(len(rows))
 
 
-def _fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
+def fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
     """The activations in the SAE's own dtype and on its device; raise if they do not fit it."""
     if not isinstance(getattr(sae, "W_dec", None), torch.Tensor):
         raise TypeError(f"sae must be a SparseAutoencoder, but a {type(sae).__name__} came.")
@@ -146,7 +147,7 @@ def price_schedule(l1_coefficient: float, l1_start: float | None, n_steps: int) 
     Of a stack l1_coefficient may be a tensor, one λ each. Raises ValueError if a λ is negative
     or not finite, or if it is to fall to or from 0.
     """
-    lowest = torch.as_tensor(l1_coefficient).min().item()
+    lowest = torch.as_tensor(l1_coefficient, dtype=torch.float64).min().item()
     if not 0 <= lowest < float("inf"):
         raise ValueError(f"l1_coefficient must be finite and not negative, but {lowest} came.")
     if l1_start is None:

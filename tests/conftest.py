@@ -1,11 +1,6 @@
-"""For all tests: one thread, no progress bars, no windows; SAEs trained once and shared."""
-
-import os
-
-os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+"""For all tests: one thread, no windows; SAEs trained once and shared."""
 
 import random
-import sys
 from typing import NamedTuple
 
 import matplotlib
@@ -35,15 +30,11 @@ class Trained(NamedTuple):
     pools: torch.Tensor
     saes: list[SparseAutoencoder]
     histories: list[TrainingHistory]
-    saes_without_l1: list[SparseAutoencoder]  # on the pools of seeds 0 and 1
 
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """Four base models, an SAE for each with the price that falls, and two at λ = 0.
-
-    Shared by all tests: do not write to it.
-    """
+    """Four base models and an SAE for each, with the price that falls. Do not write to it."""
     models = [ToyModel(seed=seed) for seed in SEEDS]
     train_toy_models(models, seeds=SEEDS)
     features = torch.stack([m.sample_features(20_000, seed=100 + i) for i, m in enumerate(models)])
@@ -51,9 +42,7 @@ def trained() -> Trained:
         pools = torch.stack([m.encode(f) for m, f in zip(models, features, strict=True)])
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in SEEDS]
     histories = train_saes(saes, pools, seeds=SEEDS, **FALLING_PRICE)
-    without_l1 = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)]
-    train_saes(without_l1, pools[:2], l1_coefficient=0, seeds=(0, 1), n_steps=1_500, lr=0.05)
-    return Trained(models, features, pools, saes, histories, without_l1)
+    return Trained(models, features, pools, saes, histories)
 
 
 @pytest.fixture
@@ -64,19 +53,3 @@ def global_random_state_untouched():
     assert torch.equal(torch.get_rng_state(), before[0])
     assert str(np.random.get_state()) == before[1]  # noqa: NPY002
     assert random.getstate() == before[2]
-
-
-@pytest.fixture
-def own_library():
-    """Afterwards the library gets back what `sae_lib.lesson.use` has taken from it."""
-    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "sae_lib"]
-    before = [(module, dict(vars(module))) for module in modules]
-    kinds = [SparseAutoencoder]
-    for kind in kinds:  # grows while it is walked through
-        kinds.extend(kind.__subclasses__())
-    bases = [(kind, kind.__bases__) for kind in kinds]
-    yield
-    for module, contents in before:
-        vars(module).update(contents)
-    for kind, its_bases in bases:
-        kind.__bases__ = its_bases

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lib import (
-    ToyModel,
-    cosine_similarity_matrix,
+from sae_lib import ToyModel, cosine_similarity_matrix, match_features, random_directions
+from sae_lib.baselines import (
     ica_directions,
     kmeans_directions,
-    match_features,
     neuron_directions,
     pca_directions,
-    random_directions,
     sparse_coding_directions,
 )
 
@@ -68,12 +65,26 @@ def test_ica_finds_slanted_directions_where_pca_cannot():
     assert found(pca_directions(SQUARE @ SLANTED), truth) < 0.95
 
 
+def test_ica_of_data_in_fewer_dimensions_has_two_directions_for_each_of_those():
+    embedding = random_directions(2, 5, seed=2)
+    for x in (
+        SQUARE @ SLANTED @ embedding,
+        torch.cat([SQUARE @ SLANTED, torch.zeros(5_000, 3)], 1),
+    ):
+        truth = SLANTED @ (embedding if x[0, 4] else torch.eye(5)[:2])
+        directions = ica_directions(x)
+        assert directions.shape == (4, 5)  # no axis is nan, none is one in which nothing varies
+        assert found(directions, torch.cat([truth, -truth])) > 0.99
+
+
 def test_kmeans_finds_single_directions_and_skips_activations_without_one():
     truth = random_directions(4, 5, seed=3)
     strengths = torch.tensor(GENERATOR.uniform(0.1, 1, (400, 1)), dtype=torch.float32)
     alone = strengths * truth.repeat(100, 1)
-    silent = 0.04 * random_directions(4_000, 5, seed=4)
-    assert found(kmeans_directions(torch.cat([silent, alone]), 4), truth) > 0.999
+    silent = 0.005 * random_directions(400, 5, seed=4)
+    for scale in (1e-3, 1, 1e3):  # what is short, is short beside the others
+        x = scale * torch.cat([silent, alone, torch.zeros(9, 5)])
+        assert found(kmeans_directions(x, 4), truth) > 0.999
 
 
 def test_sparse_coding_finds_what_is_mixed_and_keeps_the_signs():
@@ -84,17 +95,23 @@ def test_sparse_coding_finds_what_is_mixed_and_keeps_the_signs():
 
 @pytest.mark.parametrize("baseline", [ica_directions, kmeans_of_four, sparse_coding_of_four])
 def test_same_seed_gives_identical_directions_and_another_others(baseline):
-    x = random_directions(600, 5)
-    first, again, other = (baseline(x, seed=seed) for seed in (1, np.int64(1), 2))
+    x = random_directions(100, 5)
+    first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 @all_baselines
 def test_activations_may_carry_a_gradient_or_be_of_numpy(baseline):
-    activations = (SQUARE @ SLANTED)[:500].double()
+    activations = (SQUARE @ SLANTED)[:100].double()
     expected = baseline(activations)
     assert torch.equal(baseline(activations.clone().requires_grad_()), expected)
     assert torch.equal(baseline(activations.numpy()), expected)
+
+
+@pytest.mark.parametrize("baseline", [pca_directions, ica_directions, sparse_coding_of_four])
+def test_activations_that_are_all_the_same_are_refused(baseline):
+    with pytest.raises(ValueError, match="activations are the same in every row"):
+        baseline(torch.ones(6, 5))
 
 
 def test_ica_and_sparse_coding_find_the_features_of_the_base_model_and_axes_do_not(trained):

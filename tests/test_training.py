@@ -6,25 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from variants import same_weights
 
 from sae_lib import (
-    FALLING_PRICE,
     SparseAutoencoder,
     TopKSparseAutoencoder,
     ToyModel,
-    agreement,
-    cosine_similarity_matrix,
-    fires,
     fvu,
     l0,
-    live_directions,
-    match_features,
     oracle_sae,
+    recovered,
     train_sae,
     train_saes,
 )
-from sae_lib.training import cosine_schedule, minibatches, price_at, steps_to_log
+from sae_lib.training import TrainingHistory, minibatches, price_schedule
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -38,66 +33,64 @@ def train_one(sae, activations, *, seed=0, **settings):
 both = pytest.mark.parametrize("train", [train_sae, train_one], ids=["train_sae", "train_saes"])
 
 
-def same_weights(a, b) -> bool:
-    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
-
-
-def matched(sae, model) -> np.ndarray:
-    return match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions)).cosine
-
-
 # --- the parts --------------------------------------------------------------------------
 
 
 def test_logged_steps_are_spaced_on_a_log_axis_with_both_ends():
-    assert steps_to_log(101, 3) == {0, 1, 10, 100}
-    assert steps_to_log(1, 60) == {0}
-    assert steps_to_log(50, 1_000) == set(range(50))
-    assert {0, 4_999} <= steps_to_log(5_000, 60) and 50 <= len(steps_to_log(5_000, 60)) <= 61
-    assert {0, 9} <= steps_to_log(10, 1)
-
-
-def test_learning_rate_falls_from_one_to_zero_along_half_a_cosine():
-    rates = [cosine_schedule(step, 12) for step in range(13)]
-    assert [rates[0], rates[4], rates[6], rates[12]] == pytest.approx([1, 0.75, 0.5, 0])
-    assert rates == sorted(rates, reverse=True)
+    assert TrainingHistory(101, 3).steps_to_log == {0, 9, 100}
+    assert TrainingHistory(1, 60).steps_to_log == {0}
+    assert {0, 4_999} <= TrainingHistory(5_000, 60).steps_to_log
+    assert 45 <= len(TrainingHistory(5_000, 60).steps_to_log) <= 61
+    assert len(TrainingHistory(50, 10**9).steps_to_log) <= 50  # and does not hang
 
 
 def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_then_stays():
-    prices = [price_at(step, 10, 0.001, 0.064) for step in range(10)]
+    prices = price_schedule(0.001, 0.064, 10)
     assert prices == pytest.approx([0.064, 0.032, 0.016, 0.008, 0.004, 0.002] + [0.001] * 4)
-    assert [price_at(step, 10, 0.3, None) for step in (0, 9)] == [0.3, 0.3]
-    each = price_at(3, 10, torch.tensor([0.001, 0.016]), 0.064)
+    assert price_schedule(0.3, None, 2) == [0.3, 0.3]
+    each = price_schedule(torch.tensor([0.001, 0.016]), 0.064, 10)[3]
     assert each.tolist() == pytest.approx([0.008, 0.032])
+
+
+def drawn(pools, seed, *, batch_size=40, n_steps=250) -> torch.Tensor:
+    d_in, n = pools.shape[-1], len(seed) if isinstance(seed, list) else 1
+    sae = SparseAutoencoder(d_in, 4)
+    sae.W_dec.data = sae.W_dec.data.expand(n, 4, d_in) if isinstance(seed, list) else sae.W_dec.data
+    return torch.stack(list(minibatches(sae, pools, batch_size, n_steps, seed)))
 
 
 def test_minibatches_are_rows_of_the_pool_drawn_evenly_and_repeat_with_their_seed_only():
     pool = torch.stack([torch.arange(50.0), -torch.arange(50.0)], dim=1)
-    drawn, again, other = (
-        torch.stack(list(minibatches(pool, batch_size=40, n_steps=250, seed=s))) for s in (0, 0, 1)
-    )
-    assert drawn.shape == (250, 40, 2) and torch.equal(drawn, again)
-    assert (drawn != other).any(dim=(1, 2)).all()
-    assert torch.equal(drawn[..., 0], -drawn[..., 1])
-    counts = torch.bincount(drawn[..., 0].flatten().long(), minlength=50)
+    first, again, other = (drawn(pool, seed) for seed in (0, 0, 1))
+    assert first.shape == (250, 40, 2) and torch.equal(first, again)
+    assert (first != other).any(dim=(1, 2)).all()
+    assert torch.equal(first[..., 0], -first[..., 1])
+    counts = torch.bincount(first[..., 0].flatten().long(), minlength=50)
     assert counts.min() > 200 - 5 * 200**0.5 and counts.max() < 200 + 5 * 200**0.5
-    assert not torch.equal(drawn[:10], drawn[100:110])  # the second hundred is drawn anew
+    assert not torch.equal(first[:10], first[100:110])  # the second hundred is drawn anew
 
 
 @pytest.mark.parametrize("pools", [POOL, torch.stack([POOL, 2 * POOL])], ids=["one", "one each"])
 def test_in_a_stack_each_sees_the_batches_that_it_would_see_alone(pools):
-    together = torch.stack(list(minibatches(pools, batch_size=8, n_steps=120, seed=[3, 4])))
+    together = drawn(pools, [3, 4], batch_size=8, n_steps=120)
     for i, seed in enumerate((3, 4)):
         pool = pools if pools.ndim == 2 else pools[i]
-        alone = torch.stack(list(minibatches(pool, batch_size=8, n_steps=120, seed=seed)))
-        assert torch.equal(together[:, i], alone)
+        assert torch.equal(together[:, i], drawn(pool, seed, batch_size=8, n_steps=120))
+
+
+def test_batches_do_not_depend_on_how_many_are_drawn_at_once_and_few_are_if_they_are_large():
+    rows = torch.arange(300.0)[:, None]
+    narrow, wide = (drawn(rows.expand(300, d_in), 0, n_steps=20) for d_in in (1, 50_000))
+    assert torch.equal(narrow, wide[..., :1])
+    x = next(minibatches(SparseAutoencoder(50_000, 1), torch.ones(2, 50_000), 40, 10**6, 0))
+    assert x.untyped_storage().nbytes() <= 16e6  # of 100 at once: 800 MB
 
 
 # --- step by step -----------------------------------------------------------------------
 
 
 def train_in_numpy(weights, batches, prices, lr, betas, normalize, k):
-    """AdamW without decay on gradients derived by hand; the history of (error, λ L1, L0)."""
+    """Adam on gradients derived by hand; the history of (error, λ L1, L0)."""
     W_enc, b_enc, W_dec, b_dec = weights
     first, second = ([np.zeros_like(w) for w in weights] for _ in range(2))
     history = []
@@ -133,7 +126,7 @@ def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k)
         sae = TopKSparseAutoencoder(5, 20, k=k, seed=1).double()
     weights = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
     expected = [w.detach().numpy().copy() for w in weights]
-    batches = [x.numpy() for x in minibatches(pool, 16, 40, seed=2)]
+    batches = [x.numpy() for x in minibatches(sae, pool, 16, 40, seed=2)]
     prices = [0.0 if k else 0.05] * 40
     if l1_start:
         prices = [0.05 * 8 ** (1 - step / 24) for step in range(24)] + [0.05] * 16
@@ -149,27 +142,32 @@ def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k)
         betas=(0.8, 0.95),
         normalize_decoder=normalize,
         seed=2,
-        n_logged=500,
+        n_logged=1_000,
     )
-    assert history.step.tolist() == list(range(40))
     for w, w_numpy in zip(weights, expected, strict=True):
         np.testing.assert_allclose(w.detach(), w_numpy, atol=1e-9)
     curves = history.reconstruction, history.sparsity, history.l0
-    for logged, by_hand in zip(curves, log, strict=True):
-        np.testing.assert_allclose(logged, by_hand, rtol=1e-6)
+    for logged, by_hand in zip(curves, log[:, history.step], strict=True):
+        np.testing.assert_allclose(np.array(logged), by_hand, rtol=1e-6)
 
 
 # --- what always holds ------------------------------------------------------------------
 
 
 @both
-def test_every_decoder_direction_has_length_one_after_every_step(train):
+def test_every_decoder_direction_has_length_one_after_every_step(train, monkeypatch):
+    monkeypatch.setattr(TrainingHistory, "__init__", log_every_step)
     sae = SparseAutoencoder(5, 20)
-    history = train(sae, POOL, n_steps=60, n_logged=1_000)
-    assert len(history.step) == 60
-    assert (history.W_dec[1:] != history.W_dec[:-1]).any(dim=(1, 2)).all()
-    torch.testing.assert_close(history.W_dec.norm(dim=-1), torch.ones(60, 20))
+    W_dec = torch.stack(train(sae, POOL, n_steps=60).W_dec)
+    assert (W_dec[1:] != W_dec[:-1]).any(dim=(1, 2)).all()
+    torch.testing.assert_close(W_dec.norm(dim=-1), torch.ones(60, 20))
     torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(20))
+
+
+def log_every_step(history, n_steps, n_logged):
+    history.steps_to_log = range(n_steps)
+    history.step, history.W_dec = [], []
+    history.reconstruction, history.sparsity, history.l0 = [], [], []
 
 
 @both
@@ -177,40 +175,26 @@ def test_history_shows_each_logged_step_before_its_update(train):
     sae = SparseAutoencoder(5, 20)
     start = copy.deepcopy(sae)
     history = train(sae, POOL, n_steps=101, n_logged=3, batch_size=32)
-    assert history.step.tolist() == [0, 1, 10, 100]
-    assert [tuple(field.shape) for field in history[1:]] == [(4,), (4,), (4, 20), (4, 20, 5)]
+    assert history.step == [0, 9, 100]
+    assert np.array(history.l0).shape == (3,) and np.array(history.W_dec).shape == (3, 20, 5)
     assert torch.equal(history.W_dec[0], start.W_dec)
-    first_batch = next(minibatches(POOL, 32, 101, seed=0))
+    first_batch = next(minibatches(start, POOL, 32, 101, seed=0))
     loss = start.loss(first_batch, 1e-3)
     assert history.reconstruction[0].item() == pytest.approx(loss.reconstruction.item())
     assert history.sparsity[0].item() == pytest.approx(loss.sparsity.item())
-    fired = fires(start.encode(first_batch))
-    assert torch.equal(history.rate[0], fired.float().mean(dim=0))
     assert history.l0[0].item() == pytest.approx(l0(start.encode(first_batch)))
-    assert not any(field.requires_grad for field in history)
+    assert not any(x.requires_grad for x in (*history.reconstruction, *history.l0, *history.W_dec))
     assert history.reconstruction[-1] < history.reconstruction[0] / 10
 
 
 @both
 def test_same_seed_gives_identical_numbers_and_other_seeds_do_not(train):
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 0, 1, 0)]
-    runs = [train(sae, POOL, n_steps=30, seed=s) for sae, s in zip(saes, (5, 5, 5, 6), strict=True)]
-    assert all(map(torch.equal, runs[0], runs[1])) and same_weights(saes[0], saes[1])
+    for sae, seed in zip(saes, (5, 5, 5, 6), strict=True):
+        train(sae, POOL, n_steps=30, seed=seed)
+    assert same_weights(saes[0], saes[1])
     assert not torch.equal(saes[0].W_dec, saes[2].W_dec)  # other first weights
     assert not torch.equal(saes[0].W_dec, saes[3].W_dec)  # other batches
-
-
-@both
-@pytest.mark.parametrize("length", [1, 3])
-def test_a_frozen_decoder_is_left_exactly_as_it_was(train, length):
-    sae = SparseAutoencoder(5, 20)
-    with torch.no_grad():
-        sae.W_dec *= length
-    before = copy.deepcopy(sae)
-    sae.W_dec.requires_grad_(False)
-    train(sae, POOL, n_steps=30)
-    assert torch.equal(sae.W_dec, before.W_dec)
-    assert not torch.isclose(sae.W_enc, before.W_enc).any()
 
 
 @both
@@ -223,74 +207,25 @@ def test_training_leaves_the_pool_and_the_base_model_alone(train):
 
 
 @both
-@pytest.mark.parametrize("of", ["float64", "numpy", "numpy float64"])
-def test_activations_of_another_form_train_as_the_same_floats(train, of):
-    other = POOL.double() if "64" in of else POOL
+@pytest.mark.parametrize("to", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.bfloat16])
+def test_activations_of_another_form_train_as_the_same_floats(train, to):
+    pool = POOL.bfloat16().float()
     saes = [SparseAutoencoder(5, 20) for _ in range(2)]
-    train(saes[0], POOL, n_steps=20)
-    train(saes[1], other.numpy() if "numpy" in of else other, n_steps=20)
+    train(saes[0], pool, n_steps=20)
+    train(saes[1], to(pool), n_steps=20)
     assert same_weights(*saes) and saes[1].W_dec.dtype == torch.float32
 
 
-def test_numpys_numbers_and_sequences_serve_as_pythons():
-    plain, numpys = ([SparseAutoencoder(5, 20, seed=i) for i in (1, 2)] for _ in range(2))
-    settings = {"n_steps": 20, "l1_start": 0.25, "lr": 0.125, "batch_size": 8}
-    train_saes(plain, POOL, l1_coefficient=[0.125, 0.5], seeds=range(2), **settings)
-    numpys = [SparseAutoencoder(np.int64(5), np.int32(20), seed=np.uint8(i)) for i in (1, 2)]
-    settings = {name: np.array(value)[()] for name, value in settings.items()}
-    prices = np.array([0.125, 0.5], dtype=np.float32)
-    train_saes(tuple(numpys), POOL, l1_coefficient=prices, seeds=np.arange(2), **settings)
-    assert all(map(same_weights, plain, numpys))
-    train_sae(plain[0], POOL, l1_coefficient=0.5, seed=3, n_steps=5)
-    train_sae(numpys[0], POOL, l1_coefficient=np.float32(0.5), seed=np.int64(3), n_steps=5)
-    assert same_weights(plain[0], numpys[0])
-
-
-def test_weights_that_lie_otherwise_in_memory_train_alike():
-    """A fused optimiser reads them one after the other, in whatever order they lie."""
-    plain, transposed = (SparseAutoencoder(5, 20) for _ in range(2))
-    transposed.W_enc = nn.Parameter(transposed.W_dec.detach().T.clone())
-    assert not transposed.W_enc.is_contiguous()
-    for sae in (plain, transposed):
-        train_sae(sae, POOL, n_steps=20)
-    for name, weight in plain.named_parameters():
-        torch.testing.assert_close(getattr(transposed, name), weight)
-
-
-def test_one_pool_one_price_and_seed_zero_serve_all():
-    shared, spelt_out = ([SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)] for _ in range(2))
-    train_saes(shared, POOL, l1_coefficient=0.1, n_steps=20)
-    pools = torch.stack([POOL, POOL])
-    train_saes(spelt_out, pools, l1_coefficient=[0.1, 0.1], seeds=[0, 0], n_steps=20)
-    assert all(map(same_weights, shared, spelt_out))
-    assert not torch.equal(shared[0].W_dec, shared[1].W_dec)
-
-
-def test_an_edited_loss_is_the_one_that_trains():
-    class OnlyTheError(SparseAutoencoder):
-        def loss(self, x, l1_coefficient):
-            return super().loss(x, 0.0)
-
-    saes = [kind(5, 20) for kind in (OnlyTheError, SparseAutoencoder, SparseAutoencoder)]
-    for sae, price in zip(saes, (0.1, 0.0, 0.1), strict=True):
-        train_one(sae, POOL, l1_coefficient=price, n_steps=20)
-    assert same_weights(saes[0], saes[1]) and not same_weights(saes[0], saes[2])
-
-
 @both
-@pytest.mark.parametrize("frozen", [[], ["W_dec", "b_dec"]], ids=["all", "encoder only"])
-def test_a_run_that_diverges_says_so(train, frozen):
-    sae = SparseAutoencoder(5, 20)
-    for name in frozen:
-        getattr(sae, name).requires_grad_(False)
+def test_a_run_that_diverges_says_so(train):
     with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
-        train(sae, POOL, lr=1e30, n_steps=30)
+        train(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
 
 
 def test_of_a_stack_one_run_that_diverges_is_enough_to_say_so():
     pools = torch.stack([POOL, 1e30 * POOL])
     with pytest.raises(FloatingPointError, match="ran away"):
-        train_saes([SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)], pools, n_steps=30)
+        train_saes([SparseAutoencoder(5, 20, seed=s) for s in (0, 1)], pools, seeds=[0, 0])
 
 
 # --- end to end -------------------------------------------------------------------------
@@ -304,15 +239,25 @@ def assert_complete(sae, model, pool):
     """All ten features, at the oracle's loss, with a sparse code."""
     oracle = oracle_sae(model.feature_directions, 1e-3)
     x_hat, latent_acts = sae(pool)
-    assert matched(sae, model).min() >= 0.99
+    assert recovered(sae.W_dec, model.feature_directions) == 10
     assert mean_loss(sae, pool) == pytest.approx(mean_loss(oracle, pool), rel=0.01)
     assert fvu(pool, x_hat) < 1e-4
-    assert l0(latent_acts) < 1.5
+    assert l0(latent_acts) < 2
 
 
-def test_the_falling_price_recovers_all_ten_features_on_every_seed(trained):
-    for sae, model, pool in zip(trained.saes, trained.models, trained.pools, strict=True):
+def test_the_falling_price_recovers_all_ten_features_which_are_not_there_at_the_start(trained):
+    for sae, model, pool, history in zip(
+        trained.saes, trained.models, trained.pools, trained.histories, strict=True
+    ):
         assert_complete(sae, model, pool)
+        assert recovered(history.W_dec[0], model.feature_directions) <= 1
+
+
+def test_l0_keeps_a_good_part_of_itself_in_the_first_steps(trained):
+    """It falls to half at times. With an encoder twice as loud it fell below a third, each time."""
+    for history in trained.histories:
+        early = [l0 for step, l0 in zip(history.step, history.l0, strict=True) if step < 30]
+        assert min(early) > 0.4 * early[0]
 
 
 def test_the_defaults_recover_all_ten_features(trained):
@@ -321,26 +266,10 @@ def test_the_defaults_recover_all_ten_features(trained):
     assert_complete(sae, trained.models[0], trained.pools[0])
 
 
-def test_a_full_run_alone_comes_to_the_outcome_of_the_stack(trained):
-    sae, pool = SparseAutoencoder(5, 20, seed=1), trained.pools[1]
-    history = train_sae(sae, pool, seed=1, **FALLING_PRICE)
-    assert torch.equal(history.step, trained.histories[1].step)
-    assert agreement(live_directions(sae, pool), live_directions(trained.saes[1], pool)) == 1
-    assert mean_loss(sae, pool) == pytest.approx(mean_loss(trained.saes[1], pool), rel=0.01)
-
-
-def test_recovery_is_learned_and_not_there_from_the_start(trained):
-    for history, model in zip(trained.histories, trained.models, strict=True):
-        start, end = (
-            match_features(cosine_similarity_matrix(W, model.feature_directions)).cosine
-            for W in history.W_dec[[0, -1]]
-        )
-        assert (start >= 0.99).sum() <= 1 and (end >= 0.99).sum() == 10
-
-
 def test_without_a_price_the_error_vanishes_but_the_features_are_not_found(trained):
-    for sae, model, pool in zip(
-        trained.saes_without_l1, trained.models, trained.pools, strict=False
-    ):
+    saes = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)]
+    pools = trained.pools[:2]
+    train_saes(saes, pools, l1_coefficient=0, seeds=(0, 1), n_steps=1_500, lr=0.05, batch_size=128)
+    for sae, model, pool in zip(saes, trained.models, pools, strict=False):
         assert fvu(pool, sae(pool)[0]) < 1e-6
-        assert (matched(sae, model) >= 0.99).sum() <= 3
+        assert recovered(sae.W_dec, model.feature_directions) <= 3

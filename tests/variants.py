@@ -8,6 +8,14 @@ from torch import nn
 from sae_lib import SAELoss, SparseAutoencoder, sae_loss
 
 
+def with_weights(sae, **weights):
+    """The SAE with the named weights replaced."""
+    with torch.no_grad():
+        for name, values in weights.items():
+            getattr(sae, name).copy_(torch.as_tensor(values))
+    return sae
+
+
 def in_general_position(sae):
     """The SAE with no weight left at its initial value, and decoder rows of any length."""
     generator = torch.Generator().manual_seed(7)
@@ -15,6 +23,10 @@ def in_general_position(sae):
         for weight in sae.parameters():
             weight += 0.3 * torch.randn(weight.shape, generator=generator)
     return sae
+
+
+def same_weights(a, b) -> bool:
+    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
 class Step(torch.autograd.Function):
@@ -65,7 +77,7 @@ class BatchTopK(SparseAutoencoder):
     Bussmann et al. 2024, arXiv 2412.06410.
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, k: int, seed: int = 0):
+    def __init__(self, d_in: int, d_sae: int, *, k: int = 2, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
         self.k = k
 
@@ -80,23 +92,19 @@ class BatchTopK(SparseAutoencoder):
         return sae_loss(x, x_hat, latent_acts, 0.0)
 
 
-class FlatBatchTopK(BatchTopK):
-    """BatchTopK as most would write it first: right alone, but in a stack it mixes the SAEs."""
+class Keeping(SparseAutoencoder):
+    """Keeps its last activations and loss, with their graph; and counts its calls."""
+
+    pre, last, n_calls = None, None, 0
 
     def encode(self, x):
-        latent_acts = SparseAutoencoder.encode(self, x)
-        n_kept = self.k * latent_acts[..., 0].numel()
-        return latent_acts * (latent_acts >= latent_acts.flatten().topk(n_kept).values[-1])
-
-
-class Counting(SparseAutoencoder):
-    """A price that grows with every call of the loss: a loss with state."""
-
-    n_calls = 0
+        self.pre = x @ self.W_enc + self.b_enc
+        return torch.relu(self.pre)
 
     def loss(self, x, l1_coefficient):
         self.n_calls += 1
-        return super().loss(x, l1_coefficient * self.n_calls)
+        self.last = super().loss(x, l1_coefficient * self.n_calls)
+        return self.last
 
 
 class Scaled(SparseAutoencoder):
@@ -119,13 +127,16 @@ class Scaled(SparseAutoencoder):
         return sae_loss(x, x_hat * self.size, latent_acts / (1 + self.activity), l1_coefficient)
 
 
-class LeakyMean(Scaled):
-    """The running mean is kept without its axis: in a stack, every SAE would get every mean."""
+# --- right alone, but in a stack they mix the SAEs ----------------------------------------
 
-    def loss(self, x, l1_coefficient):
-        x_hat, latent_acts = self(x)
-        self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=-2)
-        return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
+
+class FlatBatchTopK(BatchTopK):
+    """BatchTopK as most would write it first: the strongest of all SAEs together."""
+
+    def encode(self, x):
+        latent_acts = SparseAutoencoder.encode(self, x)
+        n_kept = self.k * latent_acts[..., 0].numel()
+        return latent_acts * (latent_acts >= latent_acts.flatten().topk(n_kept).values[-1])
 
 
 class FloatMean(SparseAutoencoder):
@@ -139,17 +150,6 @@ class FloatMean(SparseAutoencoder):
         return loss
 
 
-class LateTensor(SparseAutoencoder):
-    """Keeps a plain tensor from the first call on."""
-
-    last = None
-
-    def loss(self, x, l1_coefficient):
-        loss = super().loss(x, l1_coefficient)
-        self.last = loss.reconstruction.detach()
-        return loss
-
-
 class FirstAxis(SparseAutoencoder):
     """Divides by len(x), which is the batch alone and the number of SAEs in a stack."""
 
@@ -158,20 +158,9 @@ class FirstAxis(SparseAutoencoder):
         return SAELoss(error, error, 0 * error)
 
 
-class HalfGradient(torch.autograd.Function):
-    """The identity; backwards, the gradient divided by the length of the first axis."""
+class FirstAxisNorm(SparseAutoencoder):
+    """Normalises along dim=1, which are the directions alone and the latents in a stack."""
 
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient / len(gradient)
-
-
-class FirstAxisInGradient(SparseAutoencoder):
-    """The loss is right in a stack; its gradient is not."""
-
-    def encode(self, x):
-        return HalfGradient.apply(super().encode(x))
+    @torch.no_grad()
+    def normalize_decoder_(self):
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)

@@ -1,1 +1,1 @@
-"""The road out: an SAE on a real transformer. Needs requirements-next.txt; the lesson does not."""
+"""An SAE on a real transformer. Needs beyond/requirements.txt; the lesson does not."""

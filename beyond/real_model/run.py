@@ -1,24 +1,19 @@
-"""Run next_real_model.ipynb from top to bottom and save it with its outputs.
+"""Run beyond/real_model.ipynb from top to bottom and save it with its outputs.
 
-python real_model/run.py                  afresh, in a folder that is removed afterwards
-python real_model/run.py --folder DATA    keep activations and checkpoints in DATA; stopped and
-                                          run again, it goes on where it was
+python beyond/real_model/run.py                  afresh, in a folder that is removed afterwards
+python beyond/real_model/run.py --folder DATA    keep activations and checkpoints in DATA; stopped
+                                                 and run again, it goes on where it was
 """
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from tools.sync_notebook import clean  # noqa: E402
-
-NOTEBOOK = ROOT / "next_real_model.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[1] / "real_model.ipynb"
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> None:
@@ -28,10 +23,15 @@ def run(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> No
         notebook,
         timeout=None,
         coalesce_streams=True,
-        resources={"metadata": {"path": str(ROOT)}},
+        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
         on_cell_start=lambda cell, cell_index: print(f"cell {cell_index}: {cell.id}", flush=True),
     ).execute()
-    clean(notebook)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {}
 
 
 def main() -> None:

@@ -1,20 +1,22 @@
 """Train one SAE in several processes, on one machine or on many, from a file of activations.
 
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # so that a restart meets no dead addresses
-    torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m real_model.train_distributed \
-        activations.npy out --d-sae 2048 --k 16
+    torchrun --standalone --nproc-per-node 2 --max-restarts 3 \
+        -m beyond.real_model.train_distributed activations.npy out --d-sae 2048 --k 16
 
 Each process holds the whole SAE and takes its share of every batch; PyTorch's
 DistributedDataParallel averages the gradients, so that all processes take the same step: the one
 that a single process would take on the whole batch. Started with plain `python -m`, the same
-script is that single process. What changes with scale: docs/scaling.md.
+script is that single process. What changes with scale: beyond/scaling.md.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,20 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, save_sae
-from sae_lib.training import cosine_schedule
-
-RESULT = "sae.safetensors"
+from beyond.real_model.guards import (
+    OUTLIER,
+    cosine,
+    fingerprint,
+    first_bad_row,
+    load_checkpoint,
+    locked,
+    outliers,
+    put_back,
+    save_checkpoint,
+    spread,
+)
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib.saving import save_sae
 
 
 class LossOf(nn.Module):
@@ -56,46 +68,50 @@ def open_activations(path: Path) -> np.ndarray:
     return activations
 
 
+def check_rows(path: Path) -> str:
+    """The fingerprint of rows spread over the file. ValueError if one is not fit to train on."""
+    activations = open_activations(path)
+    looked_at = spread(len(activations))
+    x = np.asarray(activations[looked_at])
+    if (bad := first_bad_row(x)) is not None:
+        raise ValueError(f"Row {looked_at[bad]} of {path} holds NaN or infinite values.")
+    if (far := outliers(x)).any():
+        raise ValueError(
+            f"Row {looked_at[far.argmax()]} of {path}, and {far.mean():.1%} of the rows looked at, "
+            f"are more than {OUTLIER} times as long as the median row: take such rows out (in "
+            "language models, first tokens), or the SAE learns little else."
+        )
+    return fingerprint([x])
+
+
+def rows_of_batch(step: int, settings: dict) -> np.ndarray:
+    """Which rows make batch number `step`: it depends on seed and step alone."""
+    rng = np.random.default_rng([settings["seed"], step])
+    return rng.integers(settings["n_rows"], size=settings["batch_size"])
+
+
 def share_of_batch(path: Path, step: int, settings: dict) -> torch.Tensor:
-    """This process's rows of batch number `step`: the batch depends on seed and step alone.
+    """This process's rows of a batch.
 
     The file is opened anew each time: then the pages read are let go and memory stays flat.
     """
-    rng = np.random.default_rng([settings["seed"], step])
-    rows = rng.integers(settings["n_rows"], size=settings["batch_size"])
-    mine = rows.reshape(dist.get_world_size(), -1)[dist.get_rank()]
+    mine = rows_of_batch(step, settings).reshape(dist.get_world_size(), -1)[dist.get_rank()]
     return torch.from_numpy(open_activations(path)[mine].astype(np.float32))
 
 
-def replace(path: Path, save) -> None:
-    """All or nothing: write under another name, then rename, which cannot stop half-way."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    save(unfinished)
-    unfinished.replace(path)
-
-
-def read_checkpoint(path: Path, settings: dict) -> dict | None:
-    """The checkpoint of this very run, None if there is none yet; ValueError if of another."""
-    if not path.exists():
-        return None
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        made_with = checkpoint["settings"]
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of this script.") from error
-    for name, value in made_with.items():
-        if value != settings[name]:
-            raise ValueError(
-                f"{path} was made with {name} = {value}, but {settings[name]} came: to go on, "
-                "keep the settings; to start anew, name another folder."
-            )
-    return checkpoint
+def why_not_finite(path: Path, steps: Iterable[int], settings: dict) -> str:
+    """Which row it was; or, if none, that training ran away."""
+    activations = open_activations(path)
+    for rows in (rows_of_batch(step, settings) for step in steps):
+        if (bad := first_bad_row(activations[rows])) is not None:
+            return f"Row {rows[bad]} of {path} holds NaN or infinite values."
+    return f"Training ran away to NaN or infinity between steps {steps[0]} and {steps[-1] + 1}."
 
 
 def prepare(args: argparse.Namespace) -> tuple[SparseAutoencoder, dict, dict | None]:
     """The SAE, the settings and the newest checkpoint; ValueError, in a sentence, if unusable."""
     n_rows, d_in = open_activations(args.activations).shape
-    for name in ("batch_size", "n_steps", "checkpoint_every"):
+    for name in ("d_sae", "batch_size", "n_steps", "checkpoint_every"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, but {getattr(args, name)} came.")
     if args.batch_size % dist.get_world_size():
@@ -103,18 +119,25 @@ def prepare(args: argparse.Namespace) -> tuple[SparseAutoencoder, dict, dict | N
             f"A batch of {args.batch_size} rows cannot be shared equally by "
             f"{dist.get_world_size()} processes."
         )
-    if not (0 < args.lr < math.inf and 0 <= args.l1_coefficient < math.inf):
-        raise ValueError("lr must be above 0 and l1_coefficient not below 0, both finite.")
     if args.k is None:
+        args.l1_coefficient = 1e-3 if args.l1_coefficient is None else args.l1_coefficient
+        if not 0 <= args.l1_coefficient < math.inf:
+            raise ValueError("l1_coefficient must be finite and not below 0.")
         sae = SparseAutoencoder(d_in, args.d_sae, seed=args.seed)
+    elif args.l1_coefficient is not None:
+        raise ValueError("A TopK SAE has no price on activity: give --k or --l1-coefficient.")
+    elif not 1 <= args.k <= args.d_sae:
+        raise ValueError(f"k must be from 1 to d_sae = {args.d_sae}, but {args.k} came.")
     else:
         sae = TopKSparseAutoencoder(d_in, args.d_sae, k=args.k, seed=args.seed)
+    if not 0 < args.lr < math.inf:
+        raise ValueError("lr must be above 0 and finite.")
     names = ("d_sae", "k", "l1_coefficient", "n_steps", "batch_size", "lr", "seed")
-    settings = {"d_in": d_in, "n_rows": n_rows} | {name: getattr(args, name) for name in names}
-    checkpoint, result = read_checkpoint(args.out / "checkpoint.pt", settings), args.out / RESULT
-    if result.exists() and (checkpoint is None or checkpoint["step"] < args.n_steps):
-        raise ValueError(f"{result} is there already and not from this run: name another folder.")
-    args.out.mkdir(parents=True, exist_ok=True)
+    settings = {"d_in": d_in, "n_rows": n_rows, "content": check_rows(args.activations)}
+    settings |= {name: getattr(args, name) for name in names}
+    checkpoint = load_checkpoint(args.out / "checkpoint.pt", settings)
+    if (args.out / "cfg.json").exists() and checkpoint is None:
+        raise ValueError(f"{args.out} holds an SAE that is not from this run: name another folder.")
     return sae, settings, checkpoint
 
 
@@ -132,10 +155,12 @@ def say(sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
-def stop_all(sentence: str) -> None:
-    say(sentence)
-    dist.barrier()  # nobody leaves, and is reported as failed, before it is said
-    raise SystemExit(2)
+def stop_if_any(problem: str | None) -> None:
+    """If any process has a problem, one sentence is said and all end."""
+    if problem := next(filter(None, everyone(problem)), None):
+        say(problem)
+        dist.barrier()  # nobody leaves, and is reported as failed, before it is said
+        raise SystemExit(2)
 
 
 def refuse_restarts_that_hang() -> None:
@@ -151,26 +176,23 @@ def refuse_restarts_that_hang() -> None:
         raise SystemExit(2)
 
 
-def train(args: argparse.Namespace, device: torch.device) -> None:
+def train(args: argparse.Namespace, device: torch.device, lock: contextlib.ExitStack) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
+    problem = first = None
     try:
-        problem, (sae, settings, checkpoint) = None, prepare(args)
+        sae, settings, checkpoint = prepare(args)
         first = checkpoint["step"] if checkpoint else 0
+        if rank == 0:
+            lock.enter_context(locked(args.out))
     except (ValueError, TypeError, OSError) as error:
-        problem, first = str(error), None
-    problems, firsts = zip(*everyone((problem, first)), strict=True)
-    if any(problems):
-        stop_all(next(filter(None, problems)))
-    if len(set(firsts)) > 1:
-        stop_all(f"The checkpoints end at steps {firsts}: all machines must share {args.out}.")
+        problem = str(error)
+    stop_if_any(problem)
+    if len(firsts := set(everyone(first))) > 1:
+        stop_if_any(f"The checkpoints end at steps {firsts}: all machines must share {args.out}.")
 
     sae.to(device)
-    optimizer = torch.optim.AdamW(
-        sae.parameters(), args.lr, (0.9, 0.98), weight_decay=0.0, fused=True
-    )
-    if checkpoint:
-        sae.load_state_dict(checkpoint["sae"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+    optimizer = torch.optim.Adam(sae.parameters(), args.lr, (0.9, 0.98), fused=True)
+    put_back(checkpoint, sae, optimizer)
     del checkpoint
     model = DistributedDataParallel(LossOf(sae, args.l1_coefficient), gradient_as_bucket_view=True)
     print(f"rank {rank} of {world}: process {os.getpid()}, from step {first}", flush=True)
@@ -180,35 +202,42 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         loss = model(share_of_batch(args.activations, step, settings).to(device))
         optimizer.zero_grad()
         loss.backward()  # DDP averages the gradients while they are computed
-        optimizer.param_groups[0]["lr"] = args.lr * cosine_schedule(step, args.n_steps)
+        optimizer.param_groups[0]["lr"] = args.lr * cosine(step, args.n_steps)
         optimizer.step()
         sae.normalize_decoder_()  # after the step, on every rank: they stay equal
         done = step + 1
         if done % args.checkpoint_every and done < args.n_steps:
             continue
         dist.all_reduce(loss.detach_())
-        if not loss.isfinite():
-            stop_all(f"The loss became {loss.item()} between steps {since} and {done}.")
+        try:
+            if not loss.isfinite():
+                raise ValueError(why_not_finite(args.activations, range(since, done), settings))
+            if rank == 0:
+                save_checkpoint(args.out / "checkpoint.pt", sae, optimizer, settings, done, [])
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        stop_if_any(problem)
         if rank == 0:
-            state = {"step": done, "settings": settings, "sae": sae.state_dict()}
-            state["optimizer"] = optimizer.state_dict()
-            replace(args.out / "checkpoint.pt", lambda path, state=state: torch.save(state, path))
             speed = (done - since) * args.batch_size / (time.perf_counter() - begun)
             print(f"step {done}: loss {loss / world:.6g}, {speed:,.0f} rows a second", flush=True)
         since, begun = done, time.perf_counter()
+    try:
+        if rank == 0:
+            save_sae(sae, args.out, overwrite=True)
+    except OSError as error:
+        problem = f"The SAE could not be written to {args.out}: {error.strerror}."
+    stop_if_any(problem)
     if rank == 0:
-        replace(args.out / RESULT, lambda path: save_sae(sae, path, overwrite=True))
-        print(f"{args.out / RESULT} is the SAE after {args.n_steps} steps", flush=True)
-    dist.barrier()  # nobody leaves while the result is being written
+        print(f"{args.out} holds the SAE after {args.n_steps} steps", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("activations", type=Path, help=".npy file of floats, (n_rows, d_in)")
-    parser.add_argument("out", type=Path, help="folder for checkpoint.pt and sae.safetensors")
+    parser.add_argument("out", type=Path, help="folder for checkpoint.pt and the SAE")
     parser.add_argument("--d-sae", type=int, required=True, help="number of latents")
     parser.add_argument("--k", type=int, help="a TopK SAE of this k; without it, a plain SAE")
-    parser.add_argument("--l1-coefficient", type=float, default=1e-3, help="of the plain SAE")
+    parser.add_argument("--l1-coefficient", type=float, help="of the plain SAE; 0.001")
     parser.add_argument("--n-steps", type=int, default=1_500)
     parser.add_argument("--batch-size", type=int, default=1_024, help="of all processes together")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -224,7 +253,8 @@ def main() -> None:
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     dist.init_process_group("nccl" if on_gpu else "gloo", **alone)
     try:
-        train(args, device)
+        with contextlib.ExitStack() as lock:
+            train(args, device, lock)
     finally:
         dist.destroy_process_group()
 

@@ -1,8 +1,6 @@
-"""Several processes: the same result as one, nothing lost when one is killed, no silent errors.
+"""Several processes: the same result as one, nothing lost when one is killed, no silent errors."""
 
-Run with `pytest -o addopts="" tests_next`.
-"""
-
+import math
 import os
 import re
 import signal
@@ -16,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from real_model import train_distributed
-from sae_lib import TopKSparseAutoencoder, load_sae
-from sae_lib.training import cosine_schedule
+from beyond.real_model import guards, train_distributed
+from sae_lib import TopKSparseAutoencoder
+from sae_lib.saving import load_sae
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Float32 sums come out a little different in another order: halves of a batch, then their mean.
 TOLERANCE = 1e-5  # the largest weight is about 0.3
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -59,7 +57,7 @@ def run_alone(monkeypatch, *arguments):
 
 
 def weights(folder):
-    return load_sae(folder / "sae.safetensors").state_dict()
+    return load_sae(folder).state_dict()
 
 
 def largest_difference(a, b):
@@ -102,13 +100,13 @@ def test_a_plain_loop_without_ddp_ends_there_too(activations, tmp_path, monkeypa
     run_alone(monkeypatch, activations, tmp_path, *SETTINGS)
     pool = torch.from_numpy(np.load(activations).astype(np.float32))
     sae = TopKSparseAutoencoder(64, 256, k=8, seed=0)
-    optimizer = torch.optim.AdamW(sae.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.Adam(sae.parameters(), 1e-3, (0.9, 0.98))
     for step in range(300):
         rows = np.random.default_rng([0, step]).integers(4096, size=256)
         loss = sae.loss(pool[rows]).total
         optimizer.zero_grad()
         loss.backward()
-        optimizer.param_groups[0]["lr"] = 1e-3 * cosine_schedule(step, 300)
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 + math.cos(math.pi * step / 300)) / 2
         optimizer.step()
         sae.normalize_decoder_()
     assert largest_difference(sae.state_dict(), weights(tmp_path)) < TOLERANCE
@@ -143,7 +141,9 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(
     assert starts[0] == 0 and 100 <= starts[1] < 200 and 200 <= starts[2] < 300, starts
     assert all(start % 50 == 0 for start in starts)
     assert largest_difference(weights(uninterrupted), weights(tmp_path)) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "sae.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *(".lock", "cfg.json", "checkpoint.pt", "sae_weights.safetensors"),
+    ]
 
 
 def test_a_run_ended_from_outside_goes_on_with_the_same_command(
@@ -152,13 +152,8 @@ def test_a_run_ended_from_outside_goes_on_with_the_same_command(
     arguments = (activations, tmp_path / "out", *SETTINGS)
     run_alone(monkeypatch, activations, tmp_path / "whole", *SETTINGS)
 
-    def interrupt(path, save, replace=train_distributed.replace):
-        replace(path, save)
-        if torch.load(path)["step"] == 150:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train_distributed, "replace", interrupt)
+        interrupted_at(150, patched)
         run_alone(patched, *arguments)
     capsys.readouterr()
     run_alone(monkeypatch, *arguments)
@@ -170,17 +165,75 @@ def test_a_run_ended_from_outside_goes_on_with_the_same_command(
     assert (tmp_path / "out" / "checkpoint.pt").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_that_fails_half_way_leaves_the_last_one(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    path.write_text("the last one")
+def interrupted_at(step, patched):
+    """Ctrl-C, just after the checkpoint of that step."""
 
-    def fail(unfinished):
-        unfinished.write_text("half of")
-        raise OSError("No space left on device")
+    def interrupt(path, sae, optimizer, settings, done, log, save=guards.save_checkpoint):
+        save(path, sae, optimizer, settings, done, log)
+        if done == step:
+            raise KeyboardInterrupt
 
-    with pytest.raises(OSError, match="No space"):
-        train_distributed.replace(path, fail)
-    assert path.read_text() == "the last one"
+    patched.setattr(train_distributed, "save_checkpoint", interrupt)
+
+
+def test_a_finished_run_can_be_trained_further(activations, tmp_path, monkeypatch, capsys):
+    short, long = (split(f"--d-sae 64 --batch-size 64 --n-steps {n}") for n in (20, 50))
+    run_alone(monkeypatch, activations, tmp_path, *short)
+    before = weights(tmp_path)
+    run_alone(monkeypatch, activations, tmp_path, *long)
+    assert "from step 20" in capsys.readouterr().out
+    assert largest_difference(before, weights(tmp_path)) > 0.001
+    assert_refused(monkeypatch, capsys, "n_steps = 50, but 20 came", activations, tmp_path, *short)
+
+
+def test_an_unfinished_run_keeps_its_number_of_steps(activations, tmp_path, monkeypatch, capsys):
+    settings = split("--d-sae 64 --batch-size 64 --checkpoint-every 10 --n-steps")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupted_at(10, patched)
+        run_alone(patched, activations, tmp_path, *settings, 20)
+    message = "n_steps = 20, but 50 came"
+    assert_refused(monkeypatch, capsys, message, activations, tmp_path, *settings, 50)
+
+
+# --- files: one run a folder, whole or not there ---------------------------------------------
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(
+    activations, tmp_path, monkeypatch, capsys
+):
+    settings = split("--d-sae 64 --batch-size 64 --checkpoint-every 10 --n-steps")
+    with in_background(activations, tmp_path, *settings, 1_000_000) as first:
+        assert any("step 10:" in line for line in first.stdout)
+        message = f"Another run is at work in {tmp_path}"
+        assert_refused(monkeypatch, capsys, message, activations, tmp_path, *settings, 1_000_000)
+        first.kill()  # without a chance to tidy up
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupted_at(torch.load(tmp_path / "checkpoint.pt")["step"] + 10, patched)
+        run_alone(patched, activations, tmp_path, *settings, 1_000_000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")
+def test_a_full_disk_gets_one_sentence_and_leaves_no_half_file(activations, tmp_path):
+    """A limit on the size of a file stops a write half-way, as a full disk does."""
+    settings = split("--d-sae 64 --batch-size 64 --n-steps 10")
+    with in_background(activations, tmp_path / "out", *settings, limit_kb=50) as process:
+        _printed, complaint = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert re.fullmatch(r"\S+checkpoint.pt could not be written \(.*\): make room .*\n", complaint)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def in_background(*arguments, limit_kb="unlimited"):
+    """The script as a process of its own."""
+    command = [sys.executable, "-m", train_distributed.__name__, *map(str, arguments)]
+    return subprocess.Popen(
+        ["bash", "-c", f'ulimit -f {limit_kb}; exec "$@"', "bash", *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 # --- bad input: one sentence, a non-zero exit, nothing overwritten ---------------------------
@@ -227,15 +280,42 @@ def integers(activations, folder):
 
 def not_finite(activations, folder):
     np.save(folder / "nan.npy", np.full((9, 64), np.nan))
-    return [folder / "nan.npy"], "The loss became nan between steps 0 and 2"
+    return [folder / "nan.npy"], "Row 0 of .*nan.npy holds NaN or infinite values"
+
+
+def one_row_not_finite(activations, folder):
+    x = np.load(activations)
+    x[1234, 5] = np.inf
+    np.save(folder / "inf.npy", x)
+    return [folder / "inf.npy"], "Row 1234 of .*inf.npy holds NaN"
+
+
+def one_row_not_finite_among_many(activations, folder):
+    """Not among those that are looked at before the start."""
+    x = np.ones((30_000, 2), np.float32)
+    x[1::3] = np.nan
+    np.save(folder / "many.npy", x)
+    return [folder / "many.npy"], r"Row \d+ of .*many.npy holds NaN"
+
+
+def first_tokens(activations, folder):
+    """As in a decoder model: each 16th row, the first of a text, is far longer than the others."""
+    x = np.load(activations).astype(np.float32)
+    x[::16] *= 150
+    np.save(folder / "first.npy", x)
+    return [folder / "first.npy"], "Row 0 of .*, and 6.2% of the rows .* more than 10 times"
+
+
+def k_and_a_price(activations, folder):
+    return [activations, "--k", "4", "--l1-coefficient", "0.1"], "give --k or --l1-coefficient"
 
 
 def k_too_large(activations, folder):
-    return [activations, "--k", "65"], "k must be at most d_sae=64, but 65 came"
+    return [activations, "--k", "65"], "k must be from 1 to d_sae = 64, but 65 came"
 
 
 def k_of_zero(activations, folder):
-    return [activations, "--k", "0"], "k must be"
+    return [activations, "--k", "0"], "k must be from 1"
 
 
 def no_latents(activations, folder):
@@ -251,7 +331,8 @@ def learning_rate_of_nan(activations, folder):
 
 
 BAD = [no_file, truncated, no_array, empty_file, several_arrays, one_dimension, no_rows, integers]
-BAD += [not_finite, k_too_large, k_of_zero, no_latents, no_checkpoints, learning_rate_of_nan]
+BAD += [not_finite, one_row_not_finite, one_row_not_finite_among_many, first_tokens]
+BAD += [k_and_a_price, k_too_large, k_of_zero, no_latents, no_checkpoints, learning_rate_of_nan]
 
 
 def assert_refused(monkeypatch, capsys, sentence, *arguments):
@@ -269,7 +350,7 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     (file, *settings), sentence = bad(activations, tmp_path)
     settings = split("--d-sae 64 --n-steps 4 --batch-size 8 --checkpoint-every 2") + settings
     assert_refused(monkeypatch, capsys, sentence, file, tmp_path / "out", *settings)
-    assert not list(tmp_path.glob("out/*"))
+    assert not list(tmp_path.glob("out/[!.]*"))
 
 
 def test_nothing_of_another_run_is_overwritten(activations, tmp_path, monkeypatch, capsys):
@@ -282,13 +363,18 @@ def test_nothing_of_another_run_is_overwritten(activations, tmp_path, monkeypatc
     refused = [monkeypatch, capsys]
     another_width = "made with d_in = 64, but 32 came"
     assert_refused(*refused, another_width, tmp_path / "narrow.npy", out, *settings)
+    x = np.load(activations)
+    x[1234, 5] += 1
+    np.save(tmp_path / "other.npy", x)
+    another_content = r"made with content = \w+, but \w+ came"
+    assert_refused(*refused, another_content, tmp_path / "other.npy", out, *settings)
     assert_refused(*refused, "with seed = 0, but 1 came", activations, out, *settings, "--seed", 1)
     assert files == {path: path.read_bytes() for path in out.iterdir()}
 
     (out / "checkpoint.pt").unlink()
     assert_refused(*refused, "not from this run", activations, out, *settings)
     (out / "checkpoint.pt").write_text("something else")
-    assert_refused(*refused, "not a checkpoint of this script", activations, out, *settings)
+    assert_refused(*refused, "not a checkpoint that can be read", activations, out, *settings)
     assert (out / "checkpoint.pt").read_text() == "something else"
     in_a_file = [activations, out / "checkpoint.pt", *settings]
     assert_refused(*refused, "checkpoint.pt", *in_a_file)
@@ -323,7 +409,7 @@ def test_reading_does_not_fill_the_memory(tmp_path):
     """100 MB of activations are read once over; a view that stays open would hold them all."""
 
     def megabytes_of_files():
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1024
 
     path = tmp_path / "activations.npy"
@@ -338,12 +424,12 @@ def test_reading_does_not_fill_the_memory(tmp_path):
     assert opened_anew < 10 and megabytes_of_files() - before > 80
 
 
-# --- the page: docs/scaling.md ---------------------------------------------------------------
+# --- the page: beyond/scaling.md ---------------------------------------------------------------
 
 
 def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     """At a small size, in the page's order; the line for several machines runs twice, here."""
-    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    page = (ROOT / "beyond" / "scaling.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL)
     assert [kind for kind, _ in blocks] == ["python", "sh", "sh", "python", "sh", "sh"]
     with socket.socket() as s:
@@ -352,9 +438,9 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     smaller = {
         "200_000": "2_000",
         "--n-steps 2000": "--n-steps 20",
-        ".venv/bin/": f"{Path(sys.executable).parent}/",
+        ".venv-beyond/bin/": f"{Path(sys.executable).parent}/",
         "first-machine:29500": f"localhost:{port}",
-        "-m benchmarks.scaling": "-m benchmarks.scaling --small",
+        "-m beyond.measure_scaling": "-m beyond.measure_scaling --small",
     }
     for large, small in smaller.items():
         assert large in page

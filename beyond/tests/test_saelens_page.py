@@ -1,7 +1,7 @@
-"""docs/saelens.md: every block of Python runs, and prints what the page says that it prints.
+"""beyond/saelens.md: every block of Python runs, and prints what the page says that it prints.
 
-.venv-next/bin/pytest tests_next/test_saelens_page.py                about four minutes
-python tests_next/test_saelens_page.py                               write the outputs anew
+.venv-beyond/bin/pytest beyond/tests/test_saelens_page.py            about four minutes
+.venv-beyond/bin/python beyond/tests/test_saelens_page.py            write the outputs anew
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "saelens.md"
+PAGE = Path(__file__).resolve().parents[1] / "saelens.md"
 NUMBER = r"\d+(?:[.,]\d+)*"
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
@@ -55,7 +55,7 @@ def test_every_number_in_the_text_stands_in_a_block():
 def main() -> None:
     import conftest  # noqa: F401, one thread and no progress bars, as in the test
 
-    sys.path.insert(0, str(PAGE.parents[1]))
+    sys.path.insert(0, str(PAGE.parents[1]))  # as pytest.ini does
     page = PAGE.read_text(encoding="utf-8")
     outputs = iter(run(page))
 

@@ -1,39 +1,57 @@
-"""The settings cell of the notebook: every number looked at before anything is trained."""
+"""The notebook's settings, looked at before anything is trained, and what a run was made with."""
 
+import math
 from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import NamedTuple
 
-import psutil
+from torch import nn
 
-from sae_lib.validation import require_non_negative, require_positive_int, require_seed
+from sae_lib.toy_model import ToyModel
+from sae_lib.training import TrainingHistory
 
-SIZES = ("N_FEATURES", "N_HIDDEN", "D_SAE", "N_STEPS", "BATCH_SIZE", "N_SAMPLES")
-NUMBERS = ("SPARSITY", "L1_COEFFICIENT", "LEARNING_RATE", "RECOVERED")
+LIMITS = {  # name: kind, smallest, largest
+    "SEED": (Integral, 0, 2**31),  # the lesson adds small numbers; scikit-learn stops at 2^32
+    "N_FEATURES": (Integral, 1, 10_000),
+    "N_HIDDEN": (Integral, 1, 10_000),
+    "SPARSITY": (Real, 0, 0.999),
+    "D_SAE": (Integral, 1, 10_000),
+    "L1_COEFFICIENT": (Real, 0, math.inf),
+    "N_STEPS": (Integral, 2, 10**7),
+    "BATCH_SIZE": (Integral, 1, 10**6),
+    "LEARNING_RATE": (Real, 0, math.inf),
+    "NORMALIZE_DECODER": (bool, False, True),
+    "N_SAMPLES": (Integral, 1_000, 10**8),
+    "RECOVERED": (Real, 0.001, 1),
+}
+MOST_BYTES = 8 * 2**30
 
 
-def check_settings(names: Mapping) -> None:
-    """Raise, in one sentence, if a setting in `names` (the notebook's globals) cannot work."""
-    require_seed(SEED=names["SEED"])
-    if names["SEED"] > 2**31:  # the lesson adds small numbers to it, and scikit-learn stops at 2^32
-        raise ValueError(f"SEED must be at most 2**31, but {names['SEED']} came.")
-    require_positive_int(**{name: names[name] for name in SIZES})
-    require_non_negative(**{name: names[name] for name in NUMBERS})
-    if names["SPARSITY"] >= 1:
-        raise ValueError(f"SPARSITY must lie in [0, 1), but {names['SPARSITY']} came.")
-    if not 0 < names["RECOVERED"] <= 1:
-        raise ValueError(f"RECOVERED must lie in (0, 1], but {names['RECOVERED']} came.")
-    if not isinstance(names["NORMALIZE_DECODER"], bool):
-        came = names["NORMALIZE_DECODER"]
-        raise TypeError(f"NORMALIZE_DECODER must be True or False, but {came!r} came.")
-    if names["N_STEPS"] < 2:
-        raise ValueError(f"N_STEPS must be at least 2, but {names['N_STEPS']} came.")
-    if names["N_SAMPLES"] < 1_000:
-        raise ValueError(f"N_SAMPLES must be at least 1,000, but {names['N_SAMPLES']} came.")
-    widest = max(names["D_SAE"], names["N_FEATURES"], names["N_HIDDEN"])
-    rows = names["N_SAMPLES"] + names["BATCH_SIZE"]
-    rows += 60 * max(names["N_HIDDEN"], names["N_FEATURES"])
-    needed, free = 6 * 4 * widest * rows, psutil.virtual_memory().available
-    if needed > free:
+class Run(NamedTuple):
+    """An SAE whose training came to its end, and all that it was made with."""
+
+    sae: nn.Module
+    history: TrainingHistory
+    toy_model: ToyModel
+    settings: dict
+
+
+def check_settings(names: Mapping) -> dict:
+    """The settings among `names` (the notebook's globals); raise, in one sentence, if one of them
+    cannot work: TypeError for another kind of value, ValueError for one out of bounds."""
+    settings = {name: names[name] for name in LIMITS}
+    for name, (kind, smallest, largest) in LIMITS.items():
+        value = settings[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = {Integral: "a whole number", Real: "a number", bool: "True or False"}[kind]
+            raise TypeError(f"{name} must be {wanted}, but {value!r} came.")
+        if not (smallest <= value <= largest and math.isfinite(value)):
+            raise ValueError(f"{name} must lie between {smallest} and {largest}; {value} came.")
+    widest = max(settings["D_SAE"], settings["N_FEATURES"], settings["N_HIDDEN"])
+    needed = 6 * 4 * widest * (settings["N_SAMPLES"] + settings["BATCH_SIZE"])
+    if needed > MOST_BYTES:
         raise ValueError(
-            f"These settings need about {needed / 2**30:.0f} GiB of memory, and {free / 2**30:.0f} "
-            "GiB are free: lower D_SAE, N_FEATURES, N_HIDDEN or N_SAMPLES."
+            f"These settings need about {needed / 2**30:.0f} GiB of memory: lower D_SAE, "
+            "N_FEATURES, N_HIDDEN, N_SAMPLES or BATCH_SIZE."
         )
+    return settings

@@ -1,4 +1,4 @@
-"""What can be claimed without a ground truth? Word lists as labels, and switching latents."""
+"""Names put to the test without a ground truth: word lists as labels, and pushing latents."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from real_model.activations import Transformer, package_folder, word_lists_of_empath
-from real_model.train import Standardised
-from sae_lib import SparseAutoencoder
+from beyond.real_model.activations import Transformer, package_folder, word_lists_of_empath
+from beyond.real_model.train import Standardised
 
 # --- labels: does a latent fire on the words of a list? -----------------------------------
 
@@ -140,7 +139,7 @@ def code_along(data: Standardised, direction: torch.Tensor) -> sparse.csc_array:
     return sparse.csc_array(far[:, None].numpy())
 
 
-# --- switching: does the label predict what changes in the model's output? ----------------
+# --- pushing: does the label predict what changes in the model's output? ------------------
 
 
 @torch.no_grad()
@@ -168,15 +167,6 @@ def embed(
                 last = transformer.model(**inputs).last_hidden_state
         out.append((last * mask).sum(dim=1) / mask.sum(dim=1))
     return torch.nn.functional.normalize(torch.cat(out), dim=-1)
-
-
-def off(sae: SparseAutoencoder, data: Standardised, latent: int, along: int | None = None):
-    """Take a latent's part out of the activations: x - act · direction.
-
-    along: take the same amount, at the same tokens, out of another latent's direction (control).
-    """
-    direction = sae.W_dec[latent if along is None else along].detach()
-    return lambda x: -data.scale * sae.encode(data(x))[..., [latent]] * direction
 
 
 def push(data: Standardised, direction: torch.Tensor, amount: float):

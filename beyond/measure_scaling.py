@@ -1,6 +1,6 @@
-"""What changes with scale: the figures of docs/scaling.md, made by one command.
+"""What changes with scale: the figures of beyond/scaling.md, made by one command.
 
-    .venv/bin/python -m benchmarks.scaling
+    .venv-beyond/bin/python -m beyond.measure_scaling
 
 About 10 minutes of one core, 1 GB of disk in a temporary folder. Speeds of one process are per
 second of processor time, which other programs disturb little; those of two processes are by the
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from real_model.train_distributed import open_activations
-from sae_lib import fires, load_sae
+from beyond.real_model.train_distributed import open_activations
+from sae_lib import fires
+from sae_lib.saving import load_sae
 
 D_IN, BATCH, K = 384, 256, 16
 
@@ -42,14 +43,15 @@ def train(file: Path, out: Path, *settings, processes: int = 0):
     command = [sys.executable]
     if processes:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["-m", "real_model.train_distributed", str(file), str(out), "--k", str(K)]
+    command += ["-m", "beyond.real_model.train_distributed", str(file), str(out), "--k", str(K)]
     command += [str(x) for x in settings]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     lines, peak = [], 0.0
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             lines.append(line)
-            status = Path(f"/proc/{process.pid}/status").read_text()  # it lives: it prints
+            # it lives: it prints
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             peak = max([peak, *(int(kb) / 1024 for kb in re.findall(r"VmHWM:\s+(\d+)", status))])
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -79,7 +81,7 @@ def widths(folder: Path, widths: tuple[int, ...], n_steps: int) -> None:
         out = folder / str(d_sae)
         settings = ("--d-sae", d_sae, "--n-steps", n_steps, "--batch-size", BATCH)
         _, cpu, peak = train(file, out, *settings)
-        sae, alive, error, p = load_sae(out / "sae.safetensors"), False, 0.0, n_parameters(d_sae)
+        sae, alive, error, p = load_sae(out), False, 0.0, n_parameters(d_sae)
         with torch.no_grad():
             for part in x.split(1_000):
                 x_hat, latent_acts = sae(part)
@@ -99,7 +101,7 @@ def widths(folder: Path, widths: tuple[int, ...], n_steps: int) -> None:
 
 def loopback_bytes() -> int:
     """All bytes that programs of this machine have sent to one another by TCP."""
-    return int(Path("/proc/net/dev").read_text().split("lo:")[1].split()[8])
+    return int(Path("/proc/net/dev").read_text(encoding="utf-8").split("lo:")[1].split()[8])
 
 
 def two_processes(folder: Path, d_sae: int, batch: int, n_steps: int, turns: list) -> None:
@@ -120,7 +122,7 @@ def reading(folder: Path) -> None:
     """How much of the file a process holds in memory after reading as many rows as it has."""
 
     def megabytes_of_files():
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1024
 
     path, rng, before = folder / "train.npy", np.random.default_rng(0), megabytes_of_files()

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from real_model.activations import Activations
-from real_model.train import Standardised
-from sae_lib import FIRES, SparseAutoencoder
+from beyond.real_model.activations import Activations
+from beyond.real_model.train import Standardised
+from sae_lib import SparseAutoencoder
+from sae_lib.metrics import FIRES
 
 # --- codes: which latent fires where ----------------------------------------------------
 

@@ -1,0 +1,96 @@
+"""The stored experiments: well-formed, the same tables as printed, and (slow) the same results."""
+
+import json
+
+import pytest
+
+from evidence import easy, failures
+from evidence.common import CROWDED, DATA, base_models, load, rounded, run, scores, trained
+from evidence.crowded import spares
+from evidence.pages import PAGES
+from evidence.run import EXPERIMENTS
+from evidence.tables import KEYS, pooled, report, table
+
+NAMES = sorted(EXPERIMENTS)
+
+
+def test_every_experiment_has_its_data_its_table_and_its_line_in_the_readme():
+    assert NAMES == sorted(KEYS) == sorted({p.stem for p in DATA.glob("*.json")} - {"seeds"})
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in readme for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_holds_one_result_for_each_seed_and_a_line_rests_on_three_base_models(name):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    stored = json.loads((DATA / f"{name}.json").read_text("utf-8"), parse_constant=refuse)
+    assert set(stored) == {"about", "cpu_seconds", "rows"}
+    assert stored["about"] == " ".join(EXPERIMENTS[name].__doc__.split())  # it is this experiment
+    for row in stored["rows"]:
+        lengths = {len(value) for value in row.values() if isinstance(value, list)}
+        assert len(lengths) <= 1, f"{row} holds lists of different lengths"
+    for line, group in pooled(name).items():
+        assert len(set(group["base_model"])) == 3, line
+
+
+def test_the_kept_tables_are_those_of_the_stored_results_and_whole():
+    kept = (DATA.parent / "tables.md").read_text(encoding="utf-8")
+    assert kept == report(list(KEYS)) + "\n"
+    for name in NAMES:
+        lines = table(name).splitlines()
+        assert len(lines) > 2 and len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_the_command_that_made_it_and_holds_no_empty_number(page):
+    text = PAGES[page]()
+    names = text.split("`python -m evidence.run ")[1].split("`")[0].split()
+    assert set(names) <= set(NAMES)
+    assert "nan" not in text
+
+
+def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
+    def tiny():
+        """What it is about."""
+        models = base_models(4, 2, 0.9)
+        saes = trained(models, 8, l1=0.01, seeds=range(2), n_steps=2, batch_size=8)
+        yield from scores(models, saes, spares, l1=0.01)
+
+    monkeypatch.setattr("evidence.common.DATA", tmp_path)
+    run("tiny", tiny)
+    assert load("tiny")["rows"] == [rounded(row) for row in tiny()]
+    assert load("tiny")["about"] == "What it is about."
+
+
+def found_again(name: str, new: list[dict], *columns: str, **line) -> None:
+    """Means over the seeds; single seeds may differ where another machine rounds otherwise."""
+    (old,) = (row for row in load(name)["rows"] if line.items() <= row.items())
+    new = next(row for row in new if row["base_model"] == line["base_model"])
+    for column in columns:
+        a, b = (sum(row[column]) / len(row[column]) for row in (new, old))
+        assert a == pytest.approx(b, rel=0.05, abs=0.05), column
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "setting"), [(15, {"l1": 0.2}), (20, {"k": 1})])
+def test_the_map_is_found_again(n, setting):
+    models = base_models(n, 5, 0.95)
+    new = list(scores(models, trained(models, 40, **setting, **CROWDED)))
+    found_again("map", new, "recovered", "l0", n_features=n, base_model=300, **setting)
+
+
+@pytest.mark.slow
+def test_absorption_is_found_again():
+    new = [row for row in failures.absorption() if row["setting"] == "λ = 0.03"]
+    columns = ("A's fires on A alone", "A's fires on A and B")
+    found_again("absorption", new, *columns, setting="λ = 0.03", base_model=301)
+
+
+@pytest.mark.slow
+def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
+    new = list(scores(base_models(*easy.CASE), easy.at_the_defaults(10), easy.roles))
+    found_again("widths", new, "always on", d_sae=10, base_model=300)
+    trapped = [on for on, n in zip(new[0]["always on"], new[0]["recovered"], strict=True) if n < 10]
+    assert len(trapped) >= 5 and all(trapped)

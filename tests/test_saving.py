@@ -1,0 +1,199 @@
+"""Files: whole or not at all, never another's, and nothing read that is no SAE.
+
+That SAELens reads and writes the same folders is tested where SAELens is: beyond/tests.
+"""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from variants import JumpReLU, in_general_position
+
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
+from sae_lib.saving import load_sae, save_sae, write_file
+
+pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
+X = random_directions(64, 5, seed=1)
+FILES = ["cfg.json", "sae_weights.safetensors"]
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def edit(folder, *, without=(), weights=None, **config):
+    """Change what the two files of a saved SAE say."""
+    path = folder / "cfg.json"
+    content = json.loads(path.read_text()) | config
+    path.write_text(json.dumps({k: v for k, v in content.items() if k not in without}))
+    if weights:
+        (folder / FILES[1]).write_bytes(save(SparseAutoencoder(5, 20).state_dict() | weights))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_sae(in_general_position(SparseAutoencoder(5, 20)), tmp_path / "sae")
+    return tmp_path / "sae"
+
+
+# --- there and back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [None, 3], ids=["L1", "TopK"])
+def test_a_saved_sae_comes_back_the_same(k, tmp_path):
+    sae = TopKSparseAutoencoder(5, 20, k=k) if k else SparseAutoencoder(5, 20)
+    in_general_position(sae)
+    save_sae(sae, str(tmp_path / "new" / "folder"))
+    loaded = load_sae(str(tmp_path / "new" / "folder"))
+    assert type(loaded) is type(sae) and getattr(loaded, "k", None) == k
+    for name, weight in sae.named_parameters():
+        assert torch.equal(getattr(loaded, name), weight) and getattr(loaded, name).requires_grad
+    assert all(map(torch.equal, loaded(X), sae(X)))
+    assert names(tmp_path / "new" / "folder") == FILES
+
+
+def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
+    W_enc, b_enc, W_dec, b_dec = (w.detach() for w in load_sae(folder).parameters())
+    edit(folder, without=["apply_b_dec_to_input"])  # its default is to subtract b_dec from x
+    h = torch.relu((X - b_dec) @ W_enc + b_enc)
+    for ours, theirs in zip(load_sae(folder)(X), (h @ W_dec + b_dec, h), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    edit(folder, architecture="topk", k=2, rescale_acts_by_decoder_norm=True)
+    norms = W_dec.norm(dim=1)
+    h = torch.relu((X - b_dec) @ W_enc + b_enc) * norms
+    h = h * (h >= h.topk(2).values[:, -1:])
+    x_hat = (h / norms) @ W_dec + b_dec
+    for ours, theirs in zip(load_sae(folder)(X), (x_hat, h), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_loaded_sae_does_not_change_with_its_file(folder):
+    sae = load_sae(folder)
+    before = sae.W_dec.detach().clone()
+    with (folder / FILES[1]).open("r+b") as file:  # in place, where a memory map would see it
+        file.write(b"\0" * (folder / FILES[1]).stat().st_size)
+    assert torch.equal(sae.W_dec, before)
+
+
+# --- writing ----------------------------------------------------------------------------
+
+
+def test_saving_replaces_an_sae_only_when_told_to(folder):
+    before = load_sae(folder)
+    with pytest.raises(FileExistsError, match=r"holds an SAE already; pass overwrite=True"):
+        save_sae(SparseAutoencoder(4, 8), folder)
+    assert torch.equal(load_sae(folder).W_dec, before.W_dec)
+    save_sae(SparseAutoencoder(4, 8), folder, overwrite=True)
+    assert load_sae(folder).W_dec.shape == (8, 4) and names(folder) == FILES
+
+
+class NoReLU(SparseAutoencoder):
+    def encode(self, x):
+        return x @ self.W_enc + self.b_enc
+
+
+@pytest.mark.parametrize("kind", [NoReLU, JumpReLU])
+def test_an_sae_whose_class_computes_something_else_is_not_saved(kind, tmp_path):
+    message = f"This {kind.__name__} computes something else than ReLU"
+    with pytest.raises(ValueError, match=message):
+        save_sae(kind(5, 20), tmp_path / "sae")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", ["writing", "replacing"])
+@pytest.mark.parametrize("crash", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    crash, when, tmp_path, monkeypatch
+):
+    def crashing(*arguments, **options):
+        raise crash
+
+    path = tmp_path / "file"
+    path.write_text("years of work")
+    monkeypatch.setattr(*((os, "fdopen") if when == "writing" else (Path, "replace")), crashing)
+    with pytest.raises(type(crash)):
+        write_file(path, b"new")
+    assert path.read_text() == "years of work" and names(tmp_path) == ["file"]
+
+
+def test_files_with_similar_names_survive_and_a_link_is_followed(tmp_path):
+    others = {name: name.encode() for name in ("file.tmp", ".file", "file~", "file.part", "filet")}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real").write_bytes(b"old")
+    (tmp_path / "file").symlink_to(tmp_path / "elsewhere" / "real")
+    write_file(tmp_path / "file", b"new")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "elsewhere" / "real").read_bytes() == b"new"
+    assert names(tmp_path / "elsewhere") == ["real"]
+    assert {name: (tmp_path / name).read_bytes() for name in others} == others
+    assert (tmp_path / "elsewhere" / "real").stat().st_mode & 0o444 == 0o444  # all may read it
+
+
+# --- reading ----------------------------------------------------------------------------
+
+HOLED = torch.full((5, 20), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "jumprelu"}, "architecture is 'jumprelu'; only"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'; only"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'; only"),
+        ({"weights": {"W_enc": HOLED}}, "can be read: ValueError: W_enc holds NaN"),
+        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec must hold floats"),
+        ({"weights": {"b_enc": torch.ones(19)}}, "no SAE that can be read: .*b_enc"),
+        ({"weights": {"W_dec": torch.ones(20)}}, "no SAE that can be read"),
+        ({"architecture": "topk"}, "no SAE that can be read: .*k"),
+        ({"architecture": "topk", "k": 21}, "no SAE that can be read: .*k"),
+        ({"architecture": "topk", "k": "3"}, "no SAE that can be read: .*k"),
+        ({"without": ["architecture"]}, "architecture is None; only"),
+    ],
+)
+def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message, folder):
+    edit(folder, **change)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_sae(folder)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"[1]"])
+def test_garbage_is_refused_in_one_sentence(name, content, folder):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="holds no SAE that can be read") as raised:
+        load_sae(folder)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(name, folder):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_sae(folder)
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_loading_a_pickle_runs_none_of_its_code(folder, tmp_path):
+    sprung = tmp_path / "sprung"
+    (folder / FILES[1]).write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(ValueError, match="holds no SAE that can be read"):
+        load_sae(folder)
+    assert not sprung.exists()
+    pickle.loads((folder / FILES[1]).read_bytes())
+    assert sprung.exists()  # the trap works: only load_sae did not step on it
