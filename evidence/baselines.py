@@ -23,8 +23,8 @@ from sae_lib.metrics import FIRES
 
 # (features, dimensions, sparsity), latents, the settings of its SAEs, and seeds of each method
 CASES = {
-    "10 in 5": ((10, 5, 0.9), 20, ({"l1": 0.001} | FALLING_PRICE, {"k": 1} | CROWDED), 16, 4),
-    "15 in 5": ((15, 5, 0.95), 40, ({"l1": 0.2} | CROWDED, {"k": 1} | CROWDED), 16, 4),
+    "10 in 5": ((10, 5, 0.9), 20, ({"l1": 0.001} | FALLING_PRICE, {"k": 1} | CROWDED), 16, 2),
+    "15 in 5": ((15, 5, 0.95), 40, ({"l1": 0.2} | CROWDED, {"k": 1} | CROWDED), 16, 2),
     "100 in 30": ((100, 30, 0.95), 200, ({"l1": 0.1} | CROWDED, {"k": 5} | CROWDED), 2, 1),
 }
 

@@ -39,14 +39,17 @@ def roles(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: to
 
 
 @cache
-def at_the_defaults(d_sae: int) -> SAEs:
-    return trained(base_models(*CASE), d_sae, l1=0.001)
+def at_the_defaults(d_sae: int, n_seeds: int) -> SAEs:
+    return trained(base_models(*CASE), d_sae, l1=0.001, seeds=range(n_seeds))
 
 
 def widths() -> Iterator[dict]:
-    """The lesson's recipe (λ = 0.001, 8,000 steps) from five latents to eighty."""
-    for d_sae in (5, 10, 11, 12, 20, 80):
-        saes = at_the_defaults(d_sae)
+    """The lesson's recipe (λ = 0.001, 8,000 steps) from five latents to eighty.
+
+    16 SAE seeds for 10, 12 and 20 latents, else 8.
+    """
+    for d_sae in (5, 10, 12, 20, 80):
+        saes = at_the_defaults(d_sae, 16 if d_sae in (10, 12, 20) else 8)
         yield from scores(base_models(*CASE), saes, roles, d_sae=d_sae)
 
 
@@ -64,18 +67,18 @@ def trap() -> Iterator[dict]:
     """Ten latents for ten features, λ = 0.001: what frees the runs that stay incomplete?
 
     They are trained once more, as they are or with two spare latents beside the ten. The last
-    line is all 16 seeds from scratch at another price.
+    line is all 16 seeds from scratch at another price, for 3,000 steps.
     """
     models = base_models(*CASE)
     trapped = {
         seed: [sae for sae in some if recovered(sae.W_dec, models[seed].feature_directions) < 10]
-        for seed, some in at_the_defaults(10).items()
+        for seed, some in at_the_defaults(10, 16).items()
     }
     for what, n in {"trained again": 0, "two spare latents": 2}.items():
         saes = {m: [widened(s, n, 100 + i) for i, s in enumerate(of)] for m, of in trapped.items()}
         train(models, saes, 0.001, seed=100)
         yield from scores(models, saes, roles, what=what)
-    saes = trained(models, 10, l1=0.01)
+    saes = trained(models, 10, l1=0.01, n_steps=3_000)
     yield from scores(models, saes, roles, what="from scratch at λ = 0.01")
 
 
@@ -113,9 +116,8 @@ def axes(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: tor
 
 def linear() -> Iterator[dict]:
     """No ReLU in the encoder; λ falls to 0.001."""
-    for d_sae in (20, 80):
-        saes = trained(base_models(*CASE), d_sae, kind=LinearSAE, l1=0.001, **FALLING_PRICE)
-        yield from scores(base_models(*CASE), saes, axes, d_sae=d_sae)
+    saes = trained(base_models(*CASE), 20, kind=LinearSAE, l1=0.001, **FALLING_PRICE)
+    yield from scores(base_models(*CASE), saes, axes, d_sae=20)
 
 
 def spliced(

@@ -28,6 +28,9 @@ def setting(l1, k) -> str:
 
 
 def mean(values: np.ndarray, how: str) -> str:
+    """The mean in this format; "cos": two decimals, rounded down as cosines are everywhere."""
+    if how == "cos":
+        return plots.down(values.mean())
     return f"{values.mean():{how}}".replace("%", " %")
 
 
@@ -57,15 +60,17 @@ def switch() -> str:
     }
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
     columns |= {"L0": ("l0", ".1f"), "unexplained": ("fvu", ".0e")}
-    when = "; ".join(
-        f"at λ = {l1:g} all ten were found for good from batch {np.median(batches):,.0f} "
-        f"(median), {batches.max():,} (latest)"
-        for (phase, l1), group in pooled("switch").items()
-        if phase == "on"
-        for batches in [group["all found from batch"]]
+    when = []
+    for (phase, l1), group in pooled("switch").items():
+        if phase == "on":
+            batches = group["all found from batch"][group["complete"]]
+            middle, latest = np.median(batches), batches.max()
+            when.append(f"{middle:,.0f} (median) and {latest:,} (latest) at λ = {l1:g}")
+    then = (
+        f"Where all ten are found, they are from batch {'; '.join(when)}, counted from the switch."
     )
     made = made_by("switch", "8 SAE seeds × 3 base models")
-    return "\n\n".join([summary(groups, columns), f"After the switch {when}.", made])
+    return "\n\n".join([summary(groups, columns), then, made])
 
 
 def splice() -> str:
@@ -78,9 +83,11 @@ def splice() -> str:
 
 def width() -> str:
     groups = {d_sae: group for (d_sae,), group in pooled("widths").items()}
-    columns = {"found of 10": ("recovered", ".1f"), "all ten, of 48 runs": ("complete",)}
+    for group in groups.values():
+        group["runs"] = np.ones_like(group["recovered"])
+    columns = {"found of 10": ("recovered", ".1f"), "all ten": ("complete",), "runs": ("runs",)}
     columns |= {"always-on latents": ("always on", ".1f"), "twins": ("twins", ".1f")}
-    what = "16 SAE seeds × 3 base models, λ = 0.001, 8,000 steps. Always on: on nine inputs of ten"
+    what = "3 base models, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
     return summary(groups, columns, "latents") + "\n\n" + made_by("widths", what)
 
 
@@ -100,7 +107,7 @@ def baselines() -> str:
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
     lines += [[f"*{method}: seconds for a million codes*", *cells] for method, *cells in seconds]
-    what = "3 base models; 16 SAE seeds (2 for 100 in 30), other methods 4 (1)"
+    what = "3 base models; 16 SAE seeds (2 for 100 in 30), other methods 2 (1)"
     return markdown(header, lines) + "\n\n" + made_by("baselines", what)
 
 
@@ -188,8 +195,9 @@ def agreement() -> str:
 
 def implied() -> str:
     groups = {name: group for (name,), group in pooled("implied").items()}
-    columns = {"B's latent: cosine with B": ("cos(B's, B)", ".2f")}
-    columns |= {"with A + B": ("cos(B's, A+B)", ".2f")}
+    columns = {"all ten, of 48 runs": ("complete",)}
+    columns |= {"B's latent: cosine with B": ("cos(B's, B)", "cos")}
+    columns |= {"with A + B": ("cos(B's, A+B)", "cos")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
     return summary(groups, columns, "B only with A") + "\n\n" + made_by("implied")
 
@@ -218,7 +226,7 @@ def matryoshka() -> str:
     groups = {
         {"SparseAutoencoder": "plain"}.get(k, k): g for (k,), g in pooled("matryoshka").items()
     }
-    columns = {"cosine with the parent": ("cos(parent's, parent)", ".2f")}
+    columns = {"cosine with the parent": ("cos(parent's, parent)", "cos")}
     columns |= {"fires on the parent alone": ("parent's fires alone", ".2f")}
     columns |= {"on parent and child": ("parent's fires with a child", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}

@@ -118,8 +118,9 @@ def plot_sorted(
     """
     found = match_features(cosines)
     cosines, own = np.asarray(cosines), found.latent[found.latent >= 0]
-    groups = {"": own, " ": np.setdiff1d(range(len(cosines)), own)}
-    if latent_acts is not None:
+    if latent_acts is None:
+        groups = {"": own, " ": np.setdiff1d(range(len(cosines)), own)}
+    else:
         groups = group_latents(latent_acts, found)
     order = np.concatenate(list(groups.values())).astype(int)
     frames = enumerate(np.flatnonzero(found.latent >= 0))
@@ -203,12 +204,12 @@ def plot_training(
     _over_batches(loss, history.step, error, "--", color=BLUE, label="error")
     _over_batches(loss, history.step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
-    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * (error + price).max()))
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * max(1e-9, *(error + price))))
     gone = when.get("error gone")
     loss.set_title(f"The error is gone by batch {gone}" if gone else "The error does not go away")
     _over_batches(sparsity, history.step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
-    sparsity.set(ylabel="L0", ylim=(0, 1.3 * max(l0.max(), true_l0)))
+    sparsity.set(ylabel="L0", ylim=(0, 1.3 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, history.step, found, color=GREEN, drawstyle="steps-post")
     recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")

@@ -77,7 +77,7 @@ def main() -> str:
         import resource
 
         print(f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB of memory")
-    if "unpacked from this notebook" not in now["library"]:
+    if "the notebook's own copy" not in now["library"]:
         return f"The notebook used another library than its own: {now['library']}"
     outputs = [(cell.id, out) for cell in notebook.cells for out in cell.get("outputs", [])]
     if warned := {cell for cell, out in outputs if out.get("name") == "stderr"}:

@@ -11,14 +11,16 @@ LINES = seeds.stored()
 
 def test_a_part_is_stored_and_taken_up_again(tmp_path, monkeypatch):
     monkeypatch.setattr(seeds, "FILE", tmp_path / "seeds.json")
-    monkeypatch.setattr(seeds, "PARTS", [("falling", 20, 7, 2), ("constant", 12, 7, 2)])
+    monkeypatch.setattr(seeds, "PARTS", [("falling", 20, 7, 60), ("constant", 12, 7, 60)])
+    found = {7: 0.5, 8: None, 66: 0.98}  # at these seeds; elsewhere all
+    measure = lambda recipe, d_sae, part: {s: found.get(s, 0.999) for s in part}  # noqa: E731
+    monkeypatch.setattr(seeds, "lowest_cosines", measure)
     for part in reversed(seeds.PARTS):
-        seeds.store(seeds.run_part(*part, n_steps=3))
+        seeds.store(seeds.run_part(*part))
     assert list(seeds.stored()) == seeds.PARTS
     line = json.loads((tmp_path / "seeds.json").read_text())[0]
-    assert line["complete"] == 0 and list(line["incomplete"]) == ["7", "8"]
-    assert line["lowest"] == min(line["incomplete"].values())
-    assert line["base_model_left_a_feature_out"] == []
+    assert line["complete"] == 57 and line["incomplete"] == {"7": 0.5, "66": 0.98}
+    assert line["lowest"] == 0.5 and line["base_model_left_a_feature_out"] == [8]
 
 
 @pytest.mark.skipif(not LINES, reason="python -m evidence.seeds was not run yet")

@@ -90,7 +90,7 @@ def test_absorption_is_found_again():
 
 @pytest.mark.slow
 def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
-    new = list(scores(base_models(*easy.CASE), easy.at_the_defaults(10), easy.roles))
+    new = list(scores(base_models(*easy.CASE), easy.at_the_defaults(10, 16), easy.roles))
     found_again("widths", new, "always on", d_sae=10, base_model=300)
     trapped = [on for on, n in zip(new[0]["always on"], new[0]["recovered"], strict=True) if n < 10]
     assert len(trapped) >= 5 and all(trapped)

@@ -25,7 +25,8 @@ def short(monkeypatch):
     """Trainings that tell nothing, for what does not depend on them."""
 
     def train_two_steps(sae, activations, **settings):
-        return train_sae(sae, activations, **settings | {"n_steps": 2})
+        n_steps = 400 if settings["l1_coefficient"] == 1 else 2  # what kills the latents stays
+        return train_sae(sae, activations, **settings | {"n_steps": n_steps})
 
     monkeypatch.setattr(exercises, "train_sae", train_two_steps)
 
@@ -159,9 +160,9 @@ def test_an_answer_that_damages_its_inputs_does_not_pass(name, capsys):
 def test_forms_of_a_right_answer(name, capsys):
     mark, right = FUNCTIONS[name]
     for form in (
-        np.array,
         torch.as_tensor,
-        lambda value: [*value] if name == "the cheat" else [value],
+        lambda v: torch.as_tensor(v).numpy(),
+        lambda v: list(torch.as_tensor(v).view(-1, 5)) if name == exercises.CHEAT else [v],
     ):
         answer = functools.partial(lambda form, *inputs: form(right(*inputs)), form)
         assert ": correct." in verdict(capsys, mark, answer)
@@ -211,8 +212,7 @@ def step_watched(sae, *others):
 
 def step_plain(sae, *others):
     train_step(sae, *others)
-    del sae.W_dec
-    sae.W_dec = torch.zeros(3)
+    sae.W_dec = sae.W_dec / sae.W_dec.norm(dim=-1, keepdim=True)
 
 
 def step_only_norms(sae, *others):
@@ -223,7 +223,7 @@ def step_only_norms(sae, *others):
     ("answer", "said"),
     [
         (step_watched, "write `with torch.no_grad():`"),
-        (step_plain, "a plain tensor"),
+        (step_plain, "It raised TypeError: cannot assign"),
         (step_only_norms, "The encoder never moved"),
         (lambda sae, o, x, c: train_step(sae, o, x, 2 * c), "After three steps the weights are"),
         (lambda *a: train_step(*a[:3], 0.3), "After three steps the weights are"),
@@ -257,7 +257,7 @@ def test_a_step_with_its_own_loss_passes(capsys):
         (lambda truth: truth[:5].repeat(4, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: cheat(truth) * math.nan, "NaN or infinite"),
-        (lambda truth: None, "is a return missing?"),
+        (lambda truth: {}.get(0), "is a return missing?"),
     ],
 )
 def test_cheats_that_fool_nobody(answer, said, capsys):

@@ -112,7 +112,7 @@ def test_saes_trained_together_end_where_each_ends_alone(variant):
                 assert not torch.equal(tensor, start[i][name]), name  # it has moved
     if "state" in variant:
         assert [sae.n_calls for sae in together + alone] == [120] * 6
-        train_saes(together, POOLS, seeds=seeds, n_steps=2)  # with a graph kept from before
+        train_saes(alone, POOLS, seeds=seeds, n_steps=2)  # which keep a graph from before
     if variant == "buffers":
         assert [sae.n_batches.item() for sae in together + alone] == [120] * 6
 

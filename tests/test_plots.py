@@ -1,6 +1,4 @@
-"""Figures take arrays, return what they promise, and are shown with a description."""
-
-from collections import Counter
+"""Figures take arrays, return what they promise, and their titles are true of what is drawn."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,195 +11,222 @@ from sae_lib import plots
 from sae_lib.lesson import figures
 from sae_lib.training import TrainingHistory
 
-RUN = {"step": np.arange(4), "error": np.ones(4), "l0": np.ones(4), "norm": np.ones(4)}
+TRUTH = {"variance": 1.0, "oracle_loss": 0.1, "true_l0": 1.0, "final_l0": 1.44}
 
 
-def a_history(n: int) -> TrainingHistory:
-    """n logged moments of three latents in two dimensions."""
-    numbers = torch.arange(1.0, n + 1)
-    return TrainingHistory(torch.arange(n), numbers, numbers, torch.rand(n, 3), torch.rand(n, 3, 2))
+def a_history(steps=(0, 1, 9), error=(9.0, 8, 7), price=(6.0, 5, 4), l0=(2.0, 0.75, 0.5)):
+    """What training would have logged, with numbers of our own."""
+    history = TrainingHistory(10, 3)
+    history.step = list(steps)
+    history.reconstruction, history.sparsity, history.l0 = map(list, map(torch.tensor, (error, price, l0)))  # fmt: skip
+    return history
 
 
-ON_AXES = {
-    "matrix": lambda ax: plots.plot_matrix(np.eye(3, 7), ax, marked=[(1, 2)], numbers=0.5),
-    "norms": lambda ax: plots.plot_norms([1.0, 0.5], ax),
-    "chance": lambda ax: plots.plot_chance(np.full((2, 3), 0.7), [0.99, 1.0, 1.0], ax),
-    "firing": lambda ax: plots.plot_firing([0.0, 1.0], [0.0, 0.9], [True, False], ax),
-    "recovery": lambda ax: plots.plot_recovery(range(3), np.ones((4, 3)), 10, ax),
-    "bars": lambda ax: plots.plot_bars({"one": [1, 2], "two": [3]}, 10, ax),
-    "lines": lambda ax: plots.plot_lines([0.0, 0.1], {"a": [1, 2]}, ax, xlabel="x"),
-    "map": lambda ax: plots.plot_map(np.eye(2), [0.1, "k=1"], ["a", "b"], ax),
-}
-FIGURES = {
-    "training": lambda: plots.plot_training(
-        a_history(4), range(4), 3, true_l0=1.0, oracle_loss=0.1
-    ),
-    "directions": lambda: plots.plot_directions(
-        {"true": np.eye(7), "learned": np.eye(7)}, list("abcdefg")
-    ),
-    "broken runs": lambda: plots.plot_broken_runs({"healthy": RUN, "A": RUN, "B": RUN}),
-    "a moment of the race": lambda: figures.draw_race(a_history(4), 2, (0.1, 10)),
-}
+def a_run(n: int, k: float = 1) -> dict:
+    ones = k * np.ones(n)
+    return {"step": np.arange(n), "error": ones, "l0": 10 * ones, "norm": 100 * ones}
+
+
+def every_figure(n: int = 3):
+    """All figures, of n things where that makes sense."""
+    h, ones = a_history(range(n), *np.ones((3, n))), np.ones(n)
+    states = {name: (torch.eye(5), 0.1, 2.0) for name in "abc"}
+    yield plots.plot_matrix(np.eye(n, 7), numbers=0, marked=[(0, 0)], title="t")
+    yield plots.plot_matrix(np.eye(7, n), yticks=list("abcdefg"))
+    yield plots.plot_sorted(torch.eye(7)[:, :n], torch.eye(7))
+    yield plots.plot_sorted(torch.eye(n, 7).double())
+    yield plots.plot_gram(np.eye(n))
+    yield plots.plot_chance(np.full((2, n), 0.7), ones)
+    yield from plots.plot_training(h, np.arange(n), n, **TRUTH)
+    yield plots.plot_switch([("off", h, range(n)), ("on", h, range(n))], n)
+    yield plots.plot_directions(np.eye(n, 3) + 1, {"a": np.ones((n, 3)), "b": np.ones((n, 3))})
+    yield plots.plot_firing(ones, ones, ones > 2)
+    yield plots.plot_recovery(range(n), np.ones((2, n)), n, {"other": (range(n), ones)})
+    yield plots.plot_bars({str(i): [i] for i in range(n)}, n)
+    yield plots.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n))
+    yield plots.plot_phase({m: {d: (1 + np.arange(n), ones) for d in (3, 5)} for m in "ab"})
+    yield plots.plot_broken_runs({"healthy": a_run(n), "A": a_run(n)})
+    yield figures.draw_strip(states, torch.eye(5))
+    yield from (figures.draw_sae(), figures.draw_packing(), figures.draw_price())
 
 
 @pytest.fixture(autouse=True)
-def the_lessons_style():
-    with plt.rc_context(plots.STYLE):
-        yield
+def closed():
+    yield
     plt.close("all")
 
 
 def points(line) -> list[tuple[float, float]]:
-    return list(zip(*map(np.ndarray.tolist, line.get_data()), strict=True))
+    return list(zip(*map(np.ndarray.tolist, map(np.asarray, line.get_data())), strict=True))
 
 
-def heights(container) -> list[float]:
-    return [patch.get_height() for patch in container.patches]
+def title(ax) -> str:
+    return ax.get_title("left")
 
 
-@pytest.mark.parametrize("draw", ON_AXES.values(), ids=ON_AXES)
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_every_figure_is_drawn_at_any_size_without_a_warning(n):
+    for shown in every_figure(n):
+        assert isinstance(shown, Figure | Axes)
+        shown.figure.draw_without_rendering()
+
+
+def test_a_dark_style_set_by_the_reader_changes_no_pixel():
+    light = [figures.png(shown.figure) for shown in every_figure()]
+    with plt.style.context("dark_background"):
+        assert [figures.png(shown.figure) for shown in every_figure()] == light
+
+
+def test_every_figure_fits_a_page_and_has_no_small_text():
+    for shown in every_figure():
+        assert shown.figure.get_figwidth() <= 6.5
+        shown.figure.draw_without_rendering()
+        texts = shown.figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
+        assert all(
+            t.get_fontsize() >= 12 for t in texts if t.get_visible() and t.get_text().strip()
+        )
+
+
+@pytest.mark.parametrize("draw", [plots.plot_matrix, plots.plot_sorted, plots.plot_map])
 def test_a_plot_draws_on_the_axes_it_is_given(draw):
     ax = plt.subplots()[1]
-    empty = len(ax.get_children())
-    assert draw(ax) is ax
-    assert len(ax.get_children()) > empty
-
-
-@pytest.mark.parametrize("name", [name for name in ON_AXES if name != "lines"])
-def test_a_plot_makes_axes_of_its_own_otherwise(name):
-    assert isinstance(ON_AXES[name](None), Axes)
-
-
-@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_a_figure_is_returned(draw):
-    assert isinstance(draw(), Figure)
-
-
-@pytest.mark.parametrize("n", [1, 7])
-def test_odd_sizes_are_drawn_without_a_warning(n):
-    ones = np.ones(n)
-    run = {"step": np.arange(n), "error": ones, "l0": ones, "norm": ones}
-    drawn = [
-        plots.plot_matrix(np.zeros((n, 3)), title="t", colorbar="c", marked=[(n - 1, 2)]),
-        plots.plot_matrix(np.zeros((3, n)), numbers=0, yticks=["a", "b", "c"]),
-        plots.plot_norms(ones),
-        plots.plot_chance(np.full((2, n), 0.7), ones),
-        plots.plot_training(a_history(n), range(n), n, true_l0=1.0, oracle_loss=0.1),
-        plots.plot_directions({"true": np.ones((n, 3))}, ["name"] * n),
-        plots.plot_firing(ones, ones, ones > 2),
-        plots.plot_recovery(range(n), np.ones((2, n)), n),
-        plots.plot_bars({str(i): [i] for i in range(n)}, n),
-        plots.plot_lines(range(n), dict.fromkeys("abcd", ones), plt.subplots()[1]),
-        plots.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n)),
-        plots.plot_broken_runs({"healthy": run, "A": run}),
-        figures.draw_sae(1, n),
-    ]
-    for shown in drawn:
-        shown.figure.draw_without_rendering()
+    rest = ([1, 2], [1, 2]) if draw is plots.plot_map else ()
+    assert draw(torch.eye(2), *rest, ax=ax) is ax and ax.images
 
 
 # --- what is drawn ----------------------------------------------------------------------
 
 
-def test_a_matrix_is_coloured_from_minus_one_to_one_and_a_1_is_what_counts():
-    matrix = [[0.96, 0.3, 0.99], [-0.5, -0.995, 0.2]]
+def test_a_matrix_is_coloured_from_minus_one_to_one_and_rounded_towards_zero():
+    matrix = [[0.96, 0.3, 0.99], [-0.5, -0.995, 0.989]]
     ax = plots.plot_matrix(matrix, numbers=0.5, marked=[(1, 2)])
     assert ax.images[0].get_array().tolist() == matrix
     assert ax.images[0].get_clim() == (-1, 1)
     numbers = {text.get_position(): text.get_text() for text in ax.texts}  # (column, row)
-    assert numbers == {(0, 0): ".96", (2, 0): "1", (0, 1): "−.50", (1, 1): "−1"}
+    assert numbers == {(0, 0): ".96", (2, 0): "1", (0, 1): "−.50", (1, 1): "−1", (2, 1): ".98"}
     assert ax.patches[0].get_bbox().bounds == (1.5, 0.5, 1, 1)
 
 
-def test_norms_are_bars_in_order():
-    ax = plots.plot_norms([1.0, 0.25, 0.5])
-    assert heights(ax.containers[0]) == [1, 0.25, 0.5]
-    assert ax.lines[0].get_ydata() == [1, 1]
+def test_one_and_minus_one_differ_on_a_grey_projector_and_zero_is_white():
+    grey = {v: np.dot(plots.DIVERGING((v + 1) / 2)[:3], (0.3, 0.6, 0.1)) for v in (-1, 1)}
+    assert grey[-1] - grey[1] > 0.25
+    assert np.allclose(plots.DIVERGING(0.5), 1, atol=0.005)
 
 
-def test_chance_shows_the_worst_and_the_mean_of_each_dictionary_and_the_saes_worst():
-    ax = plots.plot_chance(np.array([[0.51, 0.53], [0.71, 0.91]]), [0.995, 0.99])
-    worst, mean = ([bar.get_x() for bar in c if bar.get_height()] for c in ax.containers)
-    assert (worst, mean) == (pytest.approx([0.5, 0.7]), pytest.approx([0.52, 0.8]))
-    assert ax.lines[0].get_xdata()[0] == 0.99
+def test_sorted_latents_come_in_the_order_of_the_features_with_a_frame_if_found():
+    c = np.array([[0.1, 0.9], [0.0, 0.0], [1.0, 0.2], [0.9, 0.3]])
+    acts = np.array([[1.0, 0.0, 1.0, 1.0]])
+    ax = plots.plot_sorted(torch.tensor(c), torch.tensor(acts), title="mine")
+    assert ax.images[0].get_array().tolist() == c[[2, 0, 3, 1]].tolist()
+    assert [patch.get_xy() for patch in ax.patches] == [(-0.5, -0.5)]
+    names = [(t.get_text(), t.xy[1]) for t in ax.texts if t.get_rotation() == 90]
+    assert names == [("matched", 0.5), ("redundant", 2), ("dead", 3)]
+    assert title(ax) == "mine: 1 of 2 found"
 
 
-def test_training_shows_each_series_in_its_panel_and_the_first_batch_at_one():
-    step, error, price = torch.tensor([[0.0, 1, 9], [9, 8, 7], [6, 5, 4]])
-    rate = torch.tensor([[1.0, 1.0], [0.5, 0.25], [0.5, 0.0]])
-    history = TrainingHistory(step, error, price, rate, torch.ones(3, 2, 5))
-    fig = plots.plot_training(history, [0, 0, 2], 3, true_l0=1.5, oracle_loss=0.1)
-    assert [[list(line.get_ydata()) for line in ax.lines] for ax in fig.axes] == [
+def test_gram_counts_the_features_with_one_opposite():
+    fig = plots.plot_gram(np.array([[1.0, -1, 0, 0], [0, 0, 2, 0.5]]))
+    assert fig.get_suptitle() == "2 of 4 have one opposite; lengths 0.50 to 2.00"
+    assert [bar.get_width() for bar in fig.axes[1].patches] == [1, 1, 2, 0.5]
+
+
+def test_chance_bounds_random_from_above_and_the_sae_from_below():
+    ax = plots.plot_chance(np.array([[0.51, 0.53], [0.711, 0.91]]), np.array([0.9989, 1]))
+    assert ax.lines[0].get_xdata()[0] == 0.9989
+    assert title(ax).endswith("past 0.72; this SAE's worst is 0.99")
+    ax = plots.plot_chance(np.full((2, 2), 0.7), np.array([0.5, np.nan]))
+    assert title(ax).endswith("past 0.70; 1 features have no latent here")
+
+
+def test_training_is_three_figures_over_the_same_batches():
+    figs = plots.plot_training(a_history(), np.array([0, 0, 2]), 3, **TRUTH)
+    drawn = [[list(line.get_ydata()) for line in fig.axes[0].lines] for fig in figs]
+    assert drawn == [
         [[15, 13, 11], [9, 8, 7], [6, 5, 4], [0.1, 0.1]],
-        [[2, 0.75, 0.5], [1.5, 1.5]],
+        [[2, 0.75, 0.5], [1, 1]],
         [[0, 0, 2]],
     ]
-    for line in (*fig.axes[0].lines[:3], fig.axes[1].lines[0], fig.axes[2].lines[0]):
-        assert line.get_xdata().tolist() == [1, 2, 10]
-    assert not any(ax.get_title("left") for ax in fig.axes)  # no claims in the library
+    assert all(fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 10] for fig in figs)
+    assert len({fig.axes[0].get_xlim() for fig in figs}) == 1
+    assert [title(fig.axes[0]) for fig in figs] == [
+        "The error does not go away",
+        "L0: at most 2.0, at the end 1.4",
+        "2 of 3 at the end",
+    ]
 
 
-def test_directions_are_told_apart_by_their_marks():
-    truth, found = np.eye(7), 0.9 * np.eye(7)
-    fig = plots.plot_directions({"true": truth, "learned": found}, list("abcdefg"))
-    assert [ax.get_title("left") for ax in fig.axes] == list("abcdefg")
-    for i, ax in enumerate(fig.axes):
-        lines = {line.get_label(): line for line in ax.lines}
-        assert lines["true"].get_ydata().tolist() == truth[i].tolist()
-        assert lines["learned"].get_ydata().tolist() == found[i].tolist()
-        assert (lines["true"].get_marker(), lines["learned"].get_marker()) == ("o", "x")
+def test_training_marks_the_moments_from_which_on_it_lasts():
+    steps, error, found = (0, 9, 99, 1233), (0.001, 9.0, 0.001, 0.002), [3, 3, 2, 3]
+    history = a_history(steps, error, error, error)
+    loss, _, recovery = plots.plot_training(history, np.array(found), 3, **TRUTH)
+    assert title(loss.axes[0]) == "The error is gone by batch 100"
+    assert title(recovery.axes[0]) == "All 3 from batch 1,234 on"
+    for fig in (loss, recovery):
+        assert [line.get_xdata()[0] for line in fig.axes[0].lines[-2:]] == [100, 1234]
 
 
-def test_firing_is_strength_across_and_activation_up_the_partners_in_another_mark():
-    ax = plots.plot_firing([0.0, 1.0, 0.5], [0.2, 0.9, 0.1], [False, False, True])
-    assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (1, 0.9)], [(0.5, 0.1)]]
+def test_a_switch_goes_on_where_the_phase_before_ended():
+    fig = plots.plot_switch([("off", a_history(), [0, 0, 1]), ("on", a_history(), [1, 2, 3])], 3)
+    first, second, switch = fig.axes[2].lines
+    assert (points(first), points(second)) == (
+        [(1, 0), (2, 0), (10, 1)],
+        [(11, 1), (12, 2), (20, 3)],
+    )
+    assert switch.get_xdata()[0] == 10
+    assert [(t.get_text().strip(), t.xy[0]) for t in fig.axes[1].texts] == [("off", 0), ("on", 10)]
+    assert fig.get_suptitle() == "Found of 3: off 1; on 3"
+
+
+def test_directions_shows_the_four_worst_told_apart_by_their_marks():
+    truth = np.eye(5)
+    learned = truth + np.diag([0.3, 0.0, 0.2, 0.4, 0.1], k=0) @ np.roll(truth, 1, axis=1)
+    fig = plots.plot_directions(truth, {"learned": learned, "no price": truth})
+    assert [title(ax).split("\n")[0][-1] for ax in fig.axes] == ["3", "0", "2", "4"]
+    assert title(fig.axes[0]).endswith("learned 0.96, no price 1.00")
+    lines = {line.get_label(): line for line in fig.axes[0].lines}
+    assert lines["true"].get_ydata().tolist() == truth[3].tolist()
+    assert len({line.get_marker() for line in lines.values()}) == 4  # with the zero line
+
+
+def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is_none():
+    ax = plots.plot_firing([0.0, 1.0, 0.5], [0.2, 0.9, 0.0], [False, False, True])
+    assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (1, 0.9)], [(0.5, 0)]]
     assert ax.lines[1].get_marker() != ax.lines[2].get_marker()
+    assert title(ax) == "Feature on in 2 inputs: the latent fires in 1.\nOff in 1: it fires in 1."
+    assert plots.plot_firing([0.0], [0.2]).get_legend() is None
 
 
-def test_recovery_is_a_line_a_seed_and_their_mean():
-    ax = plots.plot_recovery([0, 9], [[0, 10], [4, 6]], 10)
-    assert [points(line) for line in ax.lines] == [
-        [(1, 0), (10, 10)],
-        [(1, 4), (10, 6)],
-        [(1, 2), (10, 8)],
-    ]
+def test_recovery_is_a_line_a_seed_their_mean_and_what_to_compare_with():
+    ax = plots.plot_recovery([0, 9], [[0, 10], [4, 6]], 10, {"other": ([0, 99], [1, 2])})
+    drawn = [points(line) for line in ax.lines]
+    assert drawn[:3] == [[(1, 0), (10, 10)], [(1, 4), (10, 6)], [(1, 2), (10, 8)]]
+    assert drawn[3] == [(1, 1), (100, 2)]
+    assert title(ax) == "1 of 2 SAEs end with all 10"
 
 
-def test_bars_are_means_with_a_dot_for_every_seed():
-    ax = plots.plot_bars({"one": [1, 2, 6], "two": [4]}, 10)
-    assert [bar.get_width() for bar in ax.patches] == [3, 4]
-    assert [points(line) for line in ax.lines] == [[(1, 0), (2, 0), (6, 0)], [(4, 1)]]
-    assert [text.get_text() for text in ax.texts] == ["3", "4"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+def test_bars_are_means_with_a_dot_for_every_seed_none_hidden():
+    fig = plots.plot_bars({"one": [1, 1, 7], "two": [10]}, 10)
+    (ax,) = fig.axes
+    assert [bar.get_width() for bar in ax.patches] == [3, 10]
+    assert len(set(points(ax.lines[0]))) == 3 and points(ax.lines[1]) == [(10, 1)]
+    assert [text.get_text() for text in ax.texts] == ["3", "10"]
+    assert fig.get_suptitle() == "All 10 found on every seed: 1 of 2"
 
 
-def test_lines_are_evenly_spaced_so_that_a_zero_has_a_place():
-    ax = plots.plot_lines([0.0, 1e-3, 10.0], {"a": [1, 2, 3], "b": [6, 5, 4]}, plt.subplots()[1])
-    assert [points(line) for line in ax.lines] == [
-        [(0, 1), (1, 2), (2, 3)],
-        [(0, 6), (1, 5), (2, 4)],
-    ]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.001", "10"]
-    styles = {(line.get_marker(), line.get_linestyle(), line.get_color()) for line in ax.lines}
-    assert len(styles) == 2 and len(ax.get_legend().texts) == 2
+def test_a_map_writes_each_share_rounded_down():
+    ax = plots.plot_map([[0.0, 0.999, 1.0]], [1, 2, 3], ["a"])
+    assert [text.get_text() for text in ax.texts] == ["0%", "99%", "100%"]
 
 
-def test_a_map_writes_each_share_in_its_cell():
-    ax = plots.plot_map([[0.0, 0.5, 1.0], [0.25, 0.1, 0.9]], [1, 2, 3], ["a", "b"])
-    assert {text.get_position(): text.get_text() for text in ax.texts} == {
-        **{(0, 0): "0%", (1, 0): "50%", (2, 0): "100%"},
-        **{(0, 1): "25%", (1, 1): "10%", (2, 1): "90%"},
-    }
+def test_phase_says_the_least_share_up_to_two_features_a_dimension():
+    ax = plots.plot_phase({"a": {3: ([1, 2, 3], [1, 0.98, 0])}, "b": {3: ([2, 3], [1, 0.5])}})
+    assert title(ax) == "Up to n = 2d at least 98 % are found"
 
 
 def test_broken_runs_stand_beside_the_healthy_one_dotted():
-    runs = {
-        name: {"step": np.arange(3), "error": k * np.ones(3), "l0": 10 * k * np.ones(3)}
-        | {"norm": 100 * k * np.ones(3)}
-        for k, name in enumerate(["A", "healthy", "B"], start=1)
-    }
+    runs = {name: a_run(3, k) for k, name in enumerate(["A", "healthy", "B"], start=1)}
     axes = np.array(plots.plot_broken_runs(runs).axes).reshape(3, 2)
-    assert [ax.get_title("left") for ax in axes[0]] == ["Run A", "Run B"]
+    assert [title(ax) for ax in axes[0]] == ["Run A", "Run B"]
     for column, k in zip(axes.T, (1, 3), strict=True):
         for ax, scale in zip(column, (1, 10, 100), strict=True):
             dotted, solid, end = ax.lines
@@ -209,15 +234,3 @@ def test_broken_runs_stand_beside_the_healthy_one_dotted():
             assert points(dotted) == [(x, 2 * scale) for x in (1, 2, 3)]
             assert points(solid) == [(x, k * scale) for x in (1, 2, 3)]
             assert points(end) == [(3, k * scale)]
-
-
-@pytest.mark.parametrize(("d_in", "d_sae"), [(5, 20), (2, 7)])
-def test_diagram_of_the_sae_has_a_dot_for_every_number(d_in, d_sae):
-    (ax,) = figures.draw_sae(d_in, d_sae).axes
-    assert Counter(line.get_xdata()[0] for line in ax.lines) == {0.5: d_in, 4.0: d_sae, 7.5: d_in}
-
-
-def test_groups_label_the_rows_they_cover():
-    ax = plots.plot_matrix(np.eye(5))
-    plots.mark_groups(ax, {"matched": [0, 1], "redundant": [], "dead": [4, 2, 3]})
-    assert [(text.get_text(), text.xy[1]) for text in ax.texts] == [("matched", 0.5), ("dead", 3.0)]

@@ -121,18 +121,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 
 def test_files_with_similar_names_survive_and_a_link_is_followed(tmp_path):
-    others = {name: name.encode() for name in ("file.tmp", ".file", "file~", "file.part", "filet")}
-    for name, content in others.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "real").write_bytes(b"old")
-    (tmp_path / "file").symlink_to(tmp_path / "elsewhere" / "real")
+    (tmp_path / "there").mkdir()
+    real = tmp_path / "there" / "file"
+    (tmp_path / "file").symlink_to(real)
+    similar = ("file.tmp", ".file", "file~", "file.part", ".file.tmp", "file.safetensors")
+    others = [folder / name for folder in (tmp_path, real.parent) for name in similar]
+    for path in (*others, real):
+        path.write_bytes(b"years of work")
     write_file(tmp_path / "file", b"new")
-    assert (tmp_path / "file").is_symlink()
-    assert (tmp_path / "elsewhere" / "real").read_bytes() == b"new"
-    assert names(tmp_path / "elsewhere") == ["real"]
-    assert {name: (tmp_path / name).read_bytes() for name in others} == others
-    assert (tmp_path / "elsewhere" / "real").stat().st_mode & 0o444 == 0o444  # all may read it
+    assert (tmp_path / "file").is_symlink() and real.read_bytes() == b"new"
+    assert all(path.read_bytes() == b"years of work" for path in others)
+    assert len(names(real.parent)) == len(similar) + 1
+    assert real.stat().st_mode & 0o444 == 0o444  # all may read it
 
 
 # --- reading ----------------------------------------------------------------------------

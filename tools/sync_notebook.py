@@ -37,6 +37,7 @@ from evidence.pages import PAGES  # noqa: E402
 from sae_lib import plots  # noqa: E402
 from sae_lib.lesson import figures  # noqa: E402
 from tools import stills  # noqa: E402
+from tools.run_lesson import OnePython  # noqa: E402
 
 NOTEBOOK = ROOT / "sparse_autoencoders.ipynb"
 SHOWN = re.compile(r"(?m)^# from (sae_lib/\S+\.py): (.+)$")
@@ -143,8 +144,10 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
 
 
 def run(notebook: nbformat.NotebookNode) -> None:
+    """Run every cell, in the interpreter that runs this."""
+    settings = {"timeout": 900, "coalesce_streams": True, "kernel_manager_class": OnePython}
     place = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(notebook, timeout=600, coalesce_streams=True, resources=place).execute()
+    NotebookClient(notebook, resources=place, **settings).execute()
 
 
 def clean(notebook: nbformat.NotebookNode, ran: str) -> None:
@@ -152,10 +155,14 @@ def clean(notebook: nbformat.NotebookNode, ran: str) -> None:
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {
-            "name": "python", "file_extension": ".py", "mimetype": "text/x-python",
+            "name": "python",
+            "file_extension": ".py",
+            "mimetype": "text/x-python",
+            "nbconvert_exporter": "python",
+            "pygments_lexer": "ipython3",
         },
         "outputs_of": ran,  # the code that the saved outputs belong to
-    }  # fmt: skip
+    }
     for cell in notebook.cells:
         for key in ("execution", "ExecuteTime", "collapsed", "outputId", "colab"):
             cell.metadata.pop(key, None)

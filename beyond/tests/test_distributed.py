@@ -202,14 +202,14 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(
     activations, tmp_path, monkeypatch, capsys
 ):
     settings = split("--d-sae 64 --batch-size 64 --checkpoint-every 10 --n-steps")
-    with in_background(activations, tmp_path, *settings, 1_000_000) as first:
+    with in_background(activations, tmp_path, *settings, 5_000) as first:
         assert any("step 10:" in line for line in first.stdout)
         message = f"Another run is at work in {tmp_path}"
-        assert_refused(monkeypatch, capsys, message, activations, tmp_path, *settings, 1_000_000)
+        assert_refused(monkeypatch, capsys, message, activations, tmp_path, *settings, 5_000)
         first.kill()  # without a chance to tidy up
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         interrupted_at(torch.load(tmp_path / "checkpoint.pt")["step"] + 10, patched)
-        run_alone(patched, activations, tmp_path, *settings, 1_000_000)
+        run_alone(patched, activations, tmp_path, *settings, 5_000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")

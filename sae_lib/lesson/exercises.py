@@ -5,6 +5,7 @@ uses the library's own SAE, loss and loop, so no edit in the notebook moves a ma
 returns a sentence if the answer is right and raises _NotYet with a sentence if it is not.
 """
 
+import copy
 import dis
 import functools
 import inspect
@@ -128,11 +129,11 @@ WRONG_PRICES = {
 
 def _judge_price(answer: Callable) -> str:
     given = [_number(answer(*case)) for case in PRICES]
-    is_right = np.isclose(given, [p * c / d for p, d, c in PRICES], rtol=1e-6, atol=0)
+    is_right = np.isclose(given, [p * c / d for p, d, c in PRICES], rtol=1e-5, atol=0)
     if is_right.all():
         return ""
     for hint, wrong in WRONG_PRICES.items():
-        if np.allclose(given, [wrong(*case) for case in PRICES], rtol=1e-6, atol=0):
+        if np.allclose(given, [wrong(*case) for case in PRICES], rtol=1e-5, atol=0):
             raise _NotYet(hint)
     i = is_right.argmin()
     case = "λ = {}, d_in = {}, scale = {}".format(*PRICES[i])
@@ -202,8 +203,6 @@ def _after_steps(step: Callable) -> list[torch.Tensor]:
         for _ in range(3):
             x = torch.randn(9, d_in, generator=generator)
             _call(lambda x: step(sae, optimizer, x, price), x)  # noqa: B023
-        if not isinstance(sae.W_dec, nn.Parameter):
-            raise _NotYet("W_dec was replaced by a plain tensor: change the parameter in place.")
         if torch.equal(sae.W_enc, start):
             raise _NotYet("The encoder never moved: backward() or optimizer.step() is missing.")
         weights += [_real(weight) for weight in (*sae.parameters(), held)]
@@ -337,7 +336,7 @@ def broken_runs() -> dict[str, dict[str, np.ndarray]]:
         history = train_sae(autoencoder(5, 32), _mystery()[1], **settings)
         norms = torch.stack(history.W_dec).norm(dim=-1).mean(dim=-1)
         curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
-        return {name: np.array(curve) for name, curve in {**curves, "norm": norms}.items()}
+        return {k: torch.as_tensor(v).numpy() for k, v in {**curves, "norm": norms}.items()}
 
     healthy = run()
     return {
@@ -444,7 +443,8 @@ def _revived(answer: Callable, sae: SparseAutoencoder, x: torch.Tensor) -> torch
 def _judge_revive(answer: Callable) -> str:
     _revived(answer, *_small_case([1, 4, 6]))
     _revived(answer, *_small_case([]))  # later rounds may find none dead
-    (sae, x), (left_alone, _) = dying_sae(), dying_sae()
+    sae, x = dying_sae()
+    left_alone = copy.deepcopy(sae)
     dead = _revived(answer, sae, x)
     is_loud = sae.W_enc[:, dead].norm(dim=0).median() > 0.6  # a new SAE's are 2 · 5 / 32 long
     text = _trained_on(sae, x, answer)

@@ -50,16 +50,19 @@ def show(fig: Figure | Axes, what: str) -> None:
 def show_playground() -> None:
     """Display the page that trains an SAE, in a frame of its own, so that its style stays there.
 
-    Where scripts may not run the frame is removed. nbconvert's sanitiser turns it into text
-    instead: the class, known to its pages and to JupyterLab, hides that; the style, which
-    the sanitiser takes away, shows the frame everywhere else.
+    It takes the height that it needs, and 760 px where it may not be asked for that.
+    Where scripts may not run, the frame is removed. nbconvert's sanitiser turns it into text
+    instead: the classes, known to its pages, hide that, and the style, which the sanitiser
+    takes away, shows the frame everywhere else.
     """
     page = html.escape(PLAYGROUND.read_text(encoding="utf-8"))
     frame = (
         '<iframe title="Playground: train a sparse autoencoder in this page" '
-        f'style="width:100%;height:760px;border:0" srcdoc="{page}"></iframe>'
+        'style="width:100%;height:760px;border:0" '
+        "onload=\"this.style.height = this.contentDocument.body.scrollHeight + 16 + 'px'\" "
+        f'srcdoc="{page}"></iframe>'
     )
-    shown = f'<div class="lm-mod-hidden" style="display:block!important">{frame}</div>'
+    shown = f'<div class="lm-Widget lm-mod-hidden" style="display:block!important">{frame}</div>'
     text = "[playground] Train an SAE in the page, and turn the price on while it runs."
     display({"text/html": shown, "text/plain": text}, raw=True)
 
@@ -75,8 +78,6 @@ def draw_strip(states: Mapping[str, tuple], feature_directions) -> Figure:
         plot_sorted(cosine_similarity_matrix(W_dec, feature_directions), ax=ax)
         found = ax.get_title("left")
         ax.set_title(f"{name}\nerror {error:.1g}, L0 {l0:.1f}\n{found}")
-        for text in ax.texts:
-            text.remove()
         ax.set(xticks=[], yticks=[], xlabel="features", ylabel="latents" if ax is axes[0] else "")
     return fig
 

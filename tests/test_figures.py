@@ -1,0 +1,107 @@
+"""How figures are shown: as pictures with their text, in every viewer; and the playground."""
+
+import io
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from IPython.utils.capture import capture_output
+from nbconvert import HTMLExporter
+from nbconvert.nbconvertapp import NbConvertApp
+from PIL import Image
+
+from sae_lib import plots
+from sae_lib.lesson import figures
+
+CONFIG = Path(__file__).resolve().parents[1] / "docs" / "nbconvert_config.py"
+WHAT = 'Two "bars" <& more>.'
+
+
+def the_lessons_exporter() -> HTMLExporter:
+    app = NbConvertApp()
+    app.load_config_file(CONFIG.name, CONFIG.parent)
+    return HTMLExporter(config=app.config)
+
+
+def page_of(outputs: list, exporter: HTMLExporter, *, sanitised: bool) -> str:
+    notebook = nbformat.v4.new_notebook()
+    outputs = [nbformat.v4.new_output("display_data", o.data, metadata=o.metadata) for o in outputs]
+    notebook.cells = [nbformat.v4.new_code_cell("show(…)", outputs=outputs)]
+    exporter.sanitize_html = sanitised
+    return exporter.from_notebook_node(notebook)[0]
+
+
+@pytest.fixture
+def shown():
+    with capture_output() as captured:
+        figures.show(plots.plot_bars({"one": [1], "two": [2]}, 2), WHAT)
+        figures.show(plots.plot_matrix(np.eye(3), title="A title"), "A matrix.")
+    return captured.outputs
+
+
+def test_a_figure_is_a_picture_with_its_text_and_what_its_titles_say(shown):
+    for output, alt in zip(
+        shown, (f"{WHAT} All 2 found: 1 of 2", "A matrix. A title"), strict=True
+    ):
+        assert set(output.data) == {"image/png", "text/plain"}
+        assert output.data["text/plain"] == f"[figure] {alt}"
+        assert output.metadata == {"image/png": {"alt": alt}}
+
+
+@pytest.mark.parametrize("sanitised", [False, True])
+def test_the_page_keeps_every_picture_and_its_text(shown, sanitised):
+    page = page_of(shown, the_lessons_exporter(), sanitised=sanitised)
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2
+    assert 'alt="Two &quot;bars&quot; &lt;&amp; more&gt;. All 2 found: 1 of 2"' in page
+    assert 'alt="A matrix. A title"' in page
+
+
+def test_other_pages_that_trust_nothing_keep_every_picture(shown):
+    assert page_of(shown, HTMLExporter(), sanitised=True).count("<img") == 2
+
+
+def test_a_small_palette_leaves_zero_and_the_background_white():
+    rng = np.random.default_rng(0)
+    matrix = np.clip(rng.normal(size=(20, 10)) / 2, -1, 1)
+    matrix[10] = 0
+    ax = plots.plot_matrix(matrix)
+    x, y = ax.transData.transform((4.5, 10)).astype(int)
+    height = int(ax.figure.bbox.height)
+    png = figures.png(ax.figure)
+    picture = Image.open(io.BytesIO(png))
+    assert picture.mode == "P" and len(png) < 20_000
+    picture = picture.convert("RGB")
+    assert picture.getpixel((2, 2)) == (255, 255, 255)
+    assert picture.getpixel((x, height - y)) == (255, 255, 255)
+
+
+def test_diagrams_are_markdown_pictures():
+    for draw in (figures.draw_sae, figures.draw_packing, figures.draw_price):
+        assert draw.__doc__.startswith("Diagram") and "\n" not in draw.__doc__
+        assert figures.data_uri(draw()).startswith("data:image/png;base64,")
+
+
+def test_a_strip_says_error_l0_and_found_for_each_state():
+    rows = np.eye(5)
+    fig = figures.draw_strip({"a": (rows, 0.123, 4), "b": (rows[::-1].copy(), 3e-5, 1.44)}, rows)
+    titles = [ax.get_title("left") for ax in fig.axes]
+    assert titles == ["a\nerror 0.1, L0 4.0\n5 of 5 found", "b\nerror 3e-05, L0 1.4\n5 of 5 found"]
+
+
+def test_the_playground_is_a_frame_of_its_own_and_leaves_nothing_where_scripts_may_not_run(
+    tmp_path, monkeypatch
+):
+    page = tmp_path / "playground.html"
+    page.write_text('<p title="é">1 &lt; 2</p><script>go("now")</script>', encoding="utf-8")
+    monkeypatch.setattr(figures, "PLAYGROUND", page)
+    with capture_output() as captured:
+        figures.show_playground()
+    (output,) = captured.outputs
+    assert output.data["text/plain"].startswith("[playground]")
+    assert 'srcdoc="&lt;p title=&quot;é&quot;&gt;1 &amp;lt; 2' in output.data["text/html"]
+    assert "<iframe" in page_of([output], HTMLExporter(), sanitised=False)
+    cleaned = page_of([output], HTMLExporter(), sanitised=True)
+    assert "<iframe" not in cleaned
+    assert '<div class="lm-Widget lm-mod-hidden">' in cleaned  # hides what is left as text
+    assert ".lm-Widget.lm-mod-hidden {\n  display: none !important;" in cleaned
