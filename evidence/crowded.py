@@ -84,7 +84,7 @@ def crowded_map() -> Iterator[dict]:
     16 SAE seeds for 15 in 5, else 8.
     loss of the truth: of an SAE whose decoder is the truth, and whose encoder is trained.
     """
-    settings = [{"l1": l1} for l1 in (0.001, 0.03, 0.1, 0.15, 0.2, 0.3)]
+    settings = [{"l1": l1} for l1 in (0.001, 0.1, 0.15, 0.2, 0.3)]
     settings += [{"k": k} for k in (1, 2, 3)]
     for n in (10, 15, 20):
         models = base_models(n, 5, 0.95)

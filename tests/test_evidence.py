@@ -20,14 +20,14 @@ def test_a_part_is_stored_and_taken_up_again(tmp_path, monkeypatch):
     assert list(seeds.stored()) == seeds.PARTS
     line = json.loads((tmp_path / "seeds.json").read_text())[0]
     assert line["complete"] == 57 and line["incomplete"] == {"7": 0.5, "66": 0.98}
-    assert line["lowest"] == 0.5 and line["base_model_left_a_feature_out"] == [8]
+    assert line["lowest"] == 0.5 and line["base_model_not_settled"] == [8]
 
 
 @pytest.mark.skipif(not LINES, reason="python -m evidence.seeds was not run yet")
 def test_no_seed_fails_at_any_width_and_all_were_run():
     assert list(LINES) == seeds.PARTS
     for line in LINES.values():
-        n = line["seeds"] - len(line["base_model_left_a_feature_out"])
+        n = line["seeds"] - len(line["base_model_not_settled"])
         assert line["complete"] == n >= 0.98 * line["seeds"]
         assert line["lowest"] >= 0.99 and not line["incomplete"]
 

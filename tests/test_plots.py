@@ -4,8 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sae_lib import plots
 from sae_lib.lesson import figures
@@ -17,8 +16,8 @@ TRUTH = {"variance": 1.0, "oracle_loss": 0.1, "true_l0": 1.0, "final_l0": 1.44}
 def a_history(steps=(0, 1, 9), error=(9.0, 8, 7), price=(6.0, 5, 4), l0=(2.0, 0.75, 0.5)):
     """What training would have logged, with numbers of our own."""
     history = TrainingHistory(10, 3)
-    history.step = list(steps)
-    history.reconstruction, history.sparsity, history.l0 = map(list, map(torch.tensor, (error, price, l0)))  # fmt: skip
+    history.step, history.l0 = list(steps), list(torch.tensor(l0))
+    history.reconstruction, history.sparsity = list(torch.tensor(error)), list(torch.tensor(price))
     return history
 
 
@@ -64,27 +63,20 @@ def title(ax) -> str:
     return ax.get_title("left")
 
 
-@pytest.mark.parametrize("n", [1, 3, 7])
-def test_every_figure_is_drawn_at_any_size_without_a_warning(n):
+@pytest.mark.parametrize("n", [1, 7])
+def test_every_figure_of_any_size_fits_a_page_and_has_no_small_text(n):
     for shown in every_figure(n):
-        assert isinstance(shown, Figure | Axes)
-        shown.figure.draw_without_rendering()
+        fig = shown.figure
+        fig.draw_without_rendering()  # a warning would fail
+        assert fig.get_figwidth() <= 6.5
+        texts = [text for text in fig.findobj(Text) if text.get_text().strip()]
+        assert all(text.get_fontsize() >= 12 for text in texts if text.get_visible())
 
 
 def test_a_dark_style_set_by_the_reader_changes_no_pixel():
     light = [figures.png(shown.figure) for shown in every_figure()]
     with plt.style.context("dark_background"):
         assert [figures.png(shown.figure) for shown in every_figure()] == light
-
-
-def test_every_figure_fits_a_page_and_has_no_small_text():
-    for shown in every_figure():
-        assert shown.figure.get_figwidth() <= 6.5
-        shown.figure.draw_without_rendering()
-        texts = shown.figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
-        assert all(
-            t.get_fontsize() >= 12 for t in texts if t.get_visible() and t.get_text().strip()
-        )
 
 
 @pytest.mark.parametrize("draw", [plots.plot_matrix, plots.plot_sorted, plots.plot_map])
