@@ -174,6 +174,9 @@ def switch() -> Iterator[dict]:
     models = base_models(*CASE)
     off = trained(models, 20, seeds=range(8), n_steps=3_000)
     yield from scores(models, off, roles, phase="off", l1=0)
+    saes = copy.deepcopy(off)  # the control: a new start of the optimiser alone
+    train(models, saes, 0.0, seed=100, n_steps=3_000)
+    yield from scores(models, saes, roles, phase="off, off", l1=0)
     for l1 in (0.01, 0.001):
         saes = copy.deepcopy(off)
         for phase, price in (("on", l1), ("off again", 0.0)):

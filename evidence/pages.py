@@ -23,6 +23,9 @@ def made_by(names: str, what: str = "16 SAE seeds × 3 base models") -> str:
     return f"*{what}. Made by `python -m evidence.run {names}`.*"
 
 
+MAP = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 base models")
+
+
 def setting(l1, k) -> str:
     return f"k = {k}" if k else f"λ = {l1:g}"
 
@@ -32,6 +35,11 @@ def mean(values: np.ndarray, how: str) -> str:
     if how == "cos":
         return plots.down(values.mean())
     return f"{values.mean():{how}}".replace("%", " %")
+
+
+def listed(points: dict) -> str:
+    """Shares in words, rounded down as in the figures."""
+    return ", ".join(f"{name}: {np.floor(100 * y + 1e-9):.0f} %" for name, y in points.items())
 
 
 def summary(groups: dict, columns: dict, corner: str = "", across: bool = False) -> str:
@@ -51,13 +59,11 @@ def summary(groups: dict, columns: dict, corner: str = "", across: bool = False)
 def switch() -> str:
     names = {
         "off": "λ = 0 for 3,000 batches",
-        "on": "then λ = {:g}",
-        "off again": "then λ = 0 again",
+        "off, off": "then 3,000 more at λ = 0",
+        "on": "or 3,000 at λ = {:g}",
+        "off again": "and then, after λ = {:g}, at 0 again",
     }
-    groups = {
-        names[phase].format(l1) + (f" (after {l1:g})" if phase == "off again" else ""): group
-        for (phase, l1), group in pooled("switch").items()
-    }
+    groups = {names[phase].format(l1): group for (phase, l1), group in pooled("switch").items()}
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
     columns |= {"L0": ("l0", ".1f"), "unexplained": ("fvu", ".0e")}
     when = []
@@ -126,8 +132,8 @@ def phase() -> str:
     alt = "Share of features recovered, against features per dimension."
     for method, of in curves.items():
         for d, points in of.items():
-            cells = ", ".join(f"{x * d:.0f}: {y:.0%}" for x, y in zip(*points, strict=True))
-            alt += f" {method}, {d} dimensions: {cells}."
+            shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
+            alt += f" {method}, {d} dimensions: {listed(shares)}."
     fig = plots.plot_phase(curves).figure
     what = "8 SAE seeds (4 at k = 1) × 3 base models a mark"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
@@ -150,8 +156,8 @@ def crowded_map() -> str:
         plots.plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
         ax.set_xlabel(name)
         for n, row in zip(crowds, shares, strict=True):
-            cells = [f"{l1 or k}: {v:.0%}" for (l1, k), v in zip(half, row, strict=True)]
-            alt += f" {n} in 5, {name}: {', '.join(cells)}."
+            cells = {setting(*s): v for s, v in zip(half, row, strict=True)}
+            alt += f" {n} in 5: {listed(cells)}."
     axes[0].set_ylabel("features in 5")
     axes[1].set_yticks([])
     fig.suptitle("Share of features recovered", x=0.01, ha="left")
@@ -159,8 +165,7 @@ def crowded_map() -> str:
     columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
     columns |= {"unexplained (FVU)": ("fvu", ".1%"), f"L0 (true: {true_l0})": ("l0", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    made = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 base models")
-    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), made])
+    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), MAP])
 
 
 @plots.styled
@@ -190,7 +195,7 @@ def agreement() -> str:
         f"{modest} settings recover over 99 % at an agreement below 0.9. At 0.8 or more, and below "
         f"75 % recovered: {'; '.join(fooled) or 'none'}."
     )
-    return picture(fig, alt) + "\n\n" + made_by("map")
+    return picture(fig, alt) + "\n\n" + MAP
 
 
 def implied() -> str:

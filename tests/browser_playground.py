@@ -75,7 +75,7 @@ def other_controls(page: Page) -> None:
     assert page.get_by_text("Past 2 × 5 = 10").is_hidden()
     page.get_by_label("falls from").check()
     press(page, "Train")
-    says(page, r"^Paused. Batch 2,500. Price 0\.001: .* 10 of 10 features are found")
+    says(page, r"^Paused. Batch 2,500. Price 0\.0001: .* 10 of 10 features are found")
     press(page, "4 features in 2 neurons")
     says(page, "^Press Train. Price off")
     press(page, "Turn the price on")  # which also begins to train
@@ -98,6 +98,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
         for name, (look, play, key) in looks.items():
             page, errors = browser.new_page(**look), []
+            page.set_default_timeout(PATIENCE)
             page.on("console", lambda m, to=errors: m.type == "error" and to.append(m.text))
             page.on("pageerror", lambda error, to=errors: to.append(str(error)))
             page.goto(PAGE.as_uri())

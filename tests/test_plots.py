@@ -71,6 +71,7 @@ def test_every_figure_of_any_size_fits_a_page_and_has_no_small_text(n):
         assert fig.get_figwidth() <= 6.5
         texts = [text for text in fig.findobj(Text) if text.get_text().strip()]
         assert all(text.get_fontsize() >= 12 for text in texts if text.get_visible())
+        plt.close(fig)
 
 
 def test_a_dark_style_set_by_the_reader_changes_no_pixel():
