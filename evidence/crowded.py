@@ -21,16 +21,16 @@ from sae_lib import (
 def phase() -> Iterator[dict]:
     """n features in d dimensions, sparsity 0.95, 4n latents: λ that falls to 0.001, and k = 1.
 
-    8 SAE seeds, 4 at k = 1. At most 2d directions in d dimensions have no two closer than a
+    4 SAE seeds, 2 at k = 1. At most 2d directions in d dimensions have no two closer than a
     right angle.
     """
     for d in (3, 5, 8):
         for n in (2 * d - 1, 2 * d, 2 * d + 1, 2 * d + 2, 3 * d, 4 * d):
             models, about = base_models(n, d, 0.95), {"d": d, "n_features": n}
-            saes = trained(models, 4 * n, l1=0.001, seeds=range(8), **FALLING_PRICE)
+            saes = trained(models, 4 * n, l1=0.001, seeds=range(4), **FALLING_PRICE)
             yield from scores(models, saes, **about, l1=0.001)
             if n in (2 * d, 3 * d, 4 * d):
-                saes = trained(models, 4 * n, k=1, seeds=range(4), **CROWDED)
+                saes = trained(models, 4 * n, k=1, seeds=range(2), **CROWDED)
                 yield from scores(models, saes, **about, k=1)
 
 

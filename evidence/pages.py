@@ -135,7 +135,7 @@ def phase() -> str:
             shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
             alt += f" {method}, {d} dimensions: {listed(shares)}."
     fig = plots.plot_phase(curves).figure
-    what = "8 SAE seeds (4 at k = 1) × 3 base models a mark"
+    what = "4 SAE seeds (2 at k = 1) × 3 base models a mark"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
 
 

@@ -1,6 +1,6 @@
 """Make experiments again, and store their results: `python -m evidence.run NAME ...`.
 
-What each is about, and how long it takes, stands in README.md. One thread.
+What each is about stands in README.md, how long it takes in tables.md. One thread.
 """
 
 import os

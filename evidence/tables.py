@@ -66,11 +66,18 @@ def table(name: str) -> str:
 
 
 def cell(column: str, values: np.ndarray) -> str:
-    return str(values.sum()) if column == "complete" else f"{values.mean():.3g}"
+    if column == "complete":
+        return str(values.sum())
+    return f"{values.mean():.3g}" if len(values) else ""
 
 
 def report(names: list[str]) -> str:
-    return "\n\n".join(f"## {name}\n\n{load(name)['about']}\n\n{table(name)}" for name in names)
+    parts = []
+    for name in names:
+        stored = load(name)
+        about = f"{stored['about']} ({stored['cpu_seconds']} CPU seconds.)"
+        parts.append(f"## {name}\n\n{about}\n\n{table(name)}")
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ NAMES = sorted(EXPERIMENTS)
 
 def test_every_experiment_has_its_data_its_table_and_its_line_in_the_readme():
     assert NAMES == sorted(KEYS) == sorted({p.stem for p in DATA.glob("*.json")} - {"seeds"})
-    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    readme = (DATA.parent / "README.md").read_text("utf-8")
     assert sorted(re.findall(r"(?m)^\| `(\w+)` \|", readme)) == NAMES
 
 
@@ -38,9 +37,7 @@ def test_a_row_holds_one_result_for_each_seed_and_a_line_rests_on_three_base_mod
 def test_the_kept_tables_are_those_of_the_stored_results_and_whole():
     kept = (DATA.parent / "tables.md").read_text(encoding="utf-8")
     assert kept == report(list(KEYS)) + "\n"
-    for name in NAMES:
-        lines = table(name).splitlines()
-        assert len(lines) > 2 and len({line.count("|") for line in lines}) == 1
+    assert all(len({line.count("|") for line in table(n).splitlines()}) == 1 for n in NAMES)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -59,14 +56,13 @@ def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
 
     monkeypatch.setattr("evidence.common.DATA", tmp_path)
     run("tiny", tiny)
-    stored = load("tiny")
-    assert (stored["about"], stored["rows"]) == ("What it is about.", rounded(list(tiny())))
+    assert load("tiny")["rows"] == rounded(list(tiny()))
 
 
-def found_again(name: str, new: Iterable[dict], *columns: str, **line) -> None:
+def found_again(name: str, new, *columns: str, **line) -> None:
     """Means over the seeds; single seeds may differ where another machine rounds otherwise."""
-    old = next(row for row in load(name)["rows"] if line.items() <= row.items())
-    new = next(row for row in new if line.items() <= row.items())
+    both = (load(name)["rows"], new)
+    old, new = (next(row for row in rows if line.items() <= row.items()) for rows in both)
     for column in columns:
         assert np.mean(new[column]) == pytest.approx(np.mean(old[column]), rel=0.05, abs=0.05)
 
@@ -90,5 +86,5 @@ def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
     saes = easy.at_the_defaults(10, 16)
     new = list(scores(base_models(*easy.CASE), saes, easy.roles, d_sae=10))
     found_again("widths", new, "always on", d_sae=10, base_model=300)
-    trapped = [on for on, n in zip(new[0]["always on"], new[0]["recovered"], strict=True) if n < 10]
-    assert len(trapped) >= 5 and all(trapped)
+    on, complete = (np.concatenate([row[c] for row in new]) for c in ("always on", "complete"))
+    assert sum(~complete) > 20 and (on[~complete] > 0).mean() > 0.9  # 37 of 38 when it was stored
