@@ -1,4 +1,4 @@
-"""10 in 5, looked at closely: width, the trap of ten latents, the start, no ReLU, the switch."""
+"""10 in 5, looked at closely: width, the start, no ReLU, the switch."""
 
 import copy
 from collections.abc import Iterator
@@ -51,35 +51,6 @@ def widths() -> Iterator[dict]:
     for d_sae in (5, 10, 12, 20, 80):
         saes = at_the_defaults(d_sae, 16 if d_sae == 10 else 8)
         yield from scores(base_models(*CASE), saes, roles, d_sae=d_sae)
-
-
-def widened(sae: SparseAutoencoder, n: int, seed: int) -> SparseAutoencoder:
-    """A copy of the SAE with n new latents beside its own."""
-    d_sae, d_in = sae.W_dec.shape
-    new = SparseAutoencoder(d_in, d_sae + n, seed=seed)
-    with torch.no_grad():
-        new.W_dec[:d_sae], new.b_dec[:] = sae.W_dec, sae.b_dec
-        new.W_enc[:, :d_sae], new.b_enc[:d_sae] = sae.W_enc, sae.b_enc
-    return new
-
-
-def trap() -> Iterator[dict]:
-    """Ten latents for ten features, λ = 0.001: what frees the runs that stay incomplete?
-
-    They are trained once more, as they are or with two spare latents beside the ten. The last
-    line is all 16 seeds from scratch at another price, for 3,000 steps.
-    """
-    models = base_models(*CASE)
-    trapped = {
-        seed: [sae for sae in some if recovered(sae.W_dec, models[seed].feature_directions) < 10]
-        for seed, some in at_the_defaults(10, 16).items()
-    }
-    for what, n in {"trained again": 0, "two spare latents": 2}.items():
-        saes = {m: [widened(s, n, 100 + i) for i, s in enumerate(of)] for m, of in trapped.items()}
-        train(models, saes, 0.001, seed=100)
-        yield from scores(models, saes, roles, what=what)
-    saes = trained(models, 10, l1=0.01, n_steps=3_000)
-    yield from scores(models, saes, roles, what="from scratch at λ = 0.01")
 
 
 def start() -> Iterator[dict]:

@@ -112,7 +112,10 @@ def baselines() -> str:
     _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
-    lines += [[f"*{method}: seconds for a million codes*", *cells] for method, *cells in seconds]
+    lines += [
+        [f"*{method}: seconds for a million codes*", *(f"{float(cell):g}" for cell in cells)]
+        for method, *cells in seconds
+    ]
     what = "3 base models; 16 SAE seeds (2 for 100 in 30), other methods 2 (1)"
     return markdown(header, lines) + "\n\n" + made_by("baselines", what)
 

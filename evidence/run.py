@@ -19,7 +19,7 @@ from evidence.common import run
 EXPERIMENTS = {"map": crowded.crowded_map} | {
     experiment.__name__: experiment
     for experiment in (
-        *(easy.switch, easy.splice, easy.widths, easy.trap, easy.start, easy.linear),
+        *(easy.switch, easy.splice, easy.widths, easy.start, easy.linear),
         *(baselines.baselines, baselines.reading, crowded.phase, failures.implied),
         *(failures.absorption, failures.joint, failures.matryoshka, failures.rare),
         failures.l0_too_low,

@@ -14,7 +14,6 @@ from evidence.common import load
 # what a line of each table is about; every other column is a result
 KEYS = {
     "widths": ("d_sae",),
-    "trap": ("what",),
     "start": ("d_sae", "factor"),
     "linear": ("d_sae",),
     "splice": ("what",),

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from evidence import easy, failures
+from evidence import failures
 from evidence.common import CROWDED, DATA, base_models, load, rounded, run, scores, trained
 from evidence.crowded import spares
 from evidence.pages import PAGES
@@ -30,8 +30,8 @@ def test_a_row_holds_one_result_for_each_seed_and_a_line_rests_on_three_base_mod
     assert stored["about"] == " ".join(EXPERIMENTS[name].__doc__.split())  # it is this experiment
     for row in stored["rows"]:
         assert len({len(value) for value in row.values() if isinstance(value, list)}) <= 1, row
-    for line, group in pooled(name).items():
-        assert len(set(group["base_model"])) == 3, line
+    for line, group in pooled(name).items():  # of 12 in 3, two of twelve base models are whole
+        assert len(set(group["base_model"])) == (2 if line[:2] == (3, 12) else 3), line
 
 
 def test_the_kept_tables_are_those_of_the_stored_results_and_whole():
@@ -79,12 +79,3 @@ def test_the_map_is_found_again(n, setting):
 def test_absorption_is_found_again():
     line = {"setting": "λ = 0.03", "base_model": 301}
     found_again("absorption", failures.absorption(), "A's fires on A and B", **line)
-
-
-@pytest.mark.slow
-def test_ten_latents_are_trapped_again_by_latents_that_are_always_on():
-    saes = easy.at_the_defaults(10, 16)
-    new = list(scores(base_models(*easy.CASE), saes, easy.roles, d_sae=10))
-    found_again("widths", new, "always on", d_sae=10, base_model=300)
-    on, complete = (np.concatenate([row[c] for row in new]) for c in ("always on", "complete"))
-    assert sum(~complete) > 20 and (on[~complete] > 0).mean() > 0.9  # 37 of 38 when it was stored

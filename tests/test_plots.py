@@ -182,10 +182,10 @@ def test_directions_shows_the_four_worst_told_apart_by_their_marks():
 
 
 def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is_none():
-    ax = plots.plot_firing([0.0, 1.0, 0.5], [0.2, 0.9, 0.0], [False, False, True])
-    assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (1, 0.9)], [(0.5, 0)]]
+    ax = plots.plot_firing([0, 0, 1, 0.5], [0.2, 0.3, 0.9, 0], np.arange(4) == 3)
+    assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (0, 0.3), (1, 0.9)], [(0.5, 0)]]
     assert ax.lines[1].get_marker() != ax.lines[2].get_marker()
-    assert title(ax) == "Feature on in 2 inputs: the latent fires in 1.\nOff in 1: it fires in 1."
+    assert title(ax) == "Feature on in 2 inputs: the latent fires in 1.\nOff in 2: it fires in 2."
     assert plots.plot_firing([0.0], [0.2]).get_legend() is None
 
 
