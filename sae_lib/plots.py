@@ -109,7 +109,13 @@ def plot_matrix(
 
 @styled
 def plot_sorted(
-    cosines, latent_acts=None, ax: Axes | None = None, *, title: str = "", one: float = 0.99
+    cosines,
+    latent_acts=None,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    one: float = 0.99,
+    numbers: float = 0.99,
 ) -> Axes:
     """Cosines (d_sae, n_features) as a heatmap, each feature's own latent first.
 
@@ -125,7 +131,7 @@ def plot_sorted(
     order = np.concatenate(list(groups.values())).astype(int)
     frames = enumerate(np.flatnonzero(found.latent >= 0))
     frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
-    ax = plot_matrix(cosines[order], ax, yticks=order, numbers=one, one=one, marked=frames)
+    ax = plot_matrix(cosines[order], ax, yticks=order, numbers=numbers, one=one, marked=frames)
     end = -0.5
     for name, members in groups.items():
         if len(members):

@@ -96,6 +96,7 @@ def test_diagrams_are_markdown_pictures():
 def test_a_strip_says_error_l0_and_found_for_each_state():
     rows = np.eye(5)
     fig = figures.draw_strip({"a": (rows, 0.123, 4), "b": (rows[::-1].copy(), 3e-5, 1.44)}, rows)
+    assert not any(text.get_text().strip() for ax in fig.axes for text in ax.texts)
     titles = [ax.get_title("left") for ax in fig.axes]
     assert titles == ["a\nerror 0.1, L0 4.0\n5 of 5 found", "b\nerror 3e-05, L0 1.4\n5 of 5 found"]
 

@@ -114,9 +114,9 @@ def unpack(source: str) -> dict:
 def write_library_in(notebook: nbformat.NotebookNode) -> None:
     """Fill the generated cells."""
     for cell in notebook.cells:
-        for mark, generated in ((SHOWN, shown_source), (DRAWN, drawn)):
+        for mark, generated, gap in ((SHOWN, shown_source, "\n"), (DRAWN, drawn, "\n\n")):
             if found := mark.search(cell.source):
-                cell.source = f"{cell.source[: found.end()]}\n{generated(*found.groups())}"
+                cell.source = cell.source[: found.end()] + gap + generated(*found.groups())
     for cell in notebook.cells:
         if LIBRARY_LINE.search(cell.source):
             start, end = LIBRARY_LINE.search(cell.source).span()

@@ -427,6 +427,7 @@ def test_reading_does_not_fill_the_memory(tmp_path):
 # --- the page: beyond/scaling.md ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     """At a small size, in the page's order; the line for several machines runs twice, here."""
     page = (ROOT / "beyond" / "scaling.md").read_text(encoding="utf-8")

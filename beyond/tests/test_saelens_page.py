@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).resolve().parents[1] / "saelens.md"
 NUMBER = r"\d+(?:[.,]\d+)*"
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
@@ -33,8 +35,12 @@ def run(page: str) -> list[tuple[str, str]]:
     return outputs
 
 
+@pytest.mark.slow
 def test_every_block_runs_and_prints_what_the_page_says():
+    """A block under which the page shows no output is only run."""
     for printed, said in run(PAGE.read_text(encoding="utf-8")):
+        if not said:
+            continue
         assert re.split(NUMBER, printed) == re.split(NUMBER, said)
         for now, then in zip(re.findall(NUMBER, printed), re.findall(NUMBER, said), strict=True):
             # counts exactly; measurements within 5 %, as another processor may round otherwise

@@ -79,7 +79,8 @@ def draw_strip(states: Mapping[str, tuple], feature_directions) -> Figure:
     """
     fig, axes = plt.subplots(1, len(states), figsize=(6.5, 3.6))
     for ax, (name, (W_dec, error, l0)) in zip(axes, states.items(), strict=True):
-        plot_sorted(cosine_similarity_matrix(W_dec, feature_directions), ax=ax)
+        cosines = cosine_similarity_matrix(W_dec, feature_directions)
+        plot_sorted(cosines, ax=ax, numbers=2)  # no room for numbers
         found = ax.get_title("left")
         ax.set_title(f"{name}\nerror {error:.1g}, L0 {l0:.1f}\n{found}")
         ax.set(xticks=[], yticks=[], xlabel="features", ylabel="latents" if ax is axes[0] else "")
