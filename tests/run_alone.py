@@ -6,7 +6,8 @@ PYTHON is the interpreter whose packages the notebook may use (this one by defau
 an error unless every cell runs, none warns, and what is printed equals what is saved in the
 notebook. Another torch than the pinned one rounds differently, so that with it only the verdict is
 held to that, in the number of features recovered. The environment is passed on, for
-PYTHONOPTIMIZE=1 (no asserts) or ATEN_CPU_CAPABILITY=default (arithmetic of an old processor).
+PYTHONOPTIMIZE=1 (no asserts) or ATEN_CPU_CAPABILITY=default (arithmetic of an old processor: then
+the words must be equal and the numbers alike).
 """
 
 import contextlib

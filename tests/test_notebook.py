@@ -96,6 +96,10 @@ def test_the_notebook_carries_what_it_needs_and_no_more():
     assert "sae_lib/training.py" in carried["files"] and "sae_lib/saving.py" not in carried["files"]
 
 
+def test_the_playground_alone_is_the_one_of_the_lesson():
+    assert (ROOT / "docs" / "playground.html").read_bytes() == figures.PLAYGROUND.read_bytes()
+
+
 def test_the_saved_outputs_are_of_this_code_from_top_to_bottom_and_clean():
     nbformat.validate(NOTEBOOK)
     assert NOTEBOOK.metadata["outputs_of"] == sync.code_hash(NOTEBOOK)
