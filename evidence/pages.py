@@ -1,12 +1,13 @@
 """The lesson's generated cells: figures and tables as Markdown, drawn from the stored numbers.
 
-The author's command writes PAGES[name]() into the cells marked "experiment": name.
+The author's command writes PAGES[name]() below the line `<!-- evidence: name -->` of a cell.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from evidence.tables import markdown, pooled
 from sae_lib import plots
@@ -54,6 +55,50 @@ def summary(groups: dict, columns: dict, corner: str = "", across: bool = False)
         lines.append([label, *cells])
     header, *lines = zip(*lines, strict=True) if across else lines
     return markdown(header, lines)
+
+
+@plots.styled
+def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None) -> Axes:
+    """Shares from 0 to 1 as a grid of percentages (rounded down), darker for more."""
+    values = np.asarray(values)
+    ax = ax or plt.subplots(figsize=(6, 1.3 + 0.5 * len(values)))[1]
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 0.75 else "black"
+        share = f"{np.floor(100 * value + 1e-9):.0f}%"
+        ax.text(column, row, share, ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
+    ax.set_yticks(range(len(yticks)), yticks)
+    ax.tick_params(length=0)
+    return ax
+
+
+@plots.styled
+def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
+    """Share of features recovered against features per dimension, with a line at 2.
+
+    curves: {method: {d: (n_over_d, share)}}; up to two methods, told apart by dash and colour,
+    up to four d, told apart by their marks.
+    """
+    ax = plt.subplots(figsize=(6, 3.8))[1]
+    marks = dict(zip(sorted({d for of in curves.values() for d in of}), "os^D", strict=False))
+    looks = ((plots.BLUE, "-"), (plots.ORANGE, "--"))
+    for (method, of), (colour, dash) in zip(curves.items(), looks, strict=False):
+        ax.plot([], [], dash, color=colour, label=method)
+        for d, (n_over_d, share) in of.items():
+            ax.plot(n_over_d, share, dash, marker=marks[d], color=colour, markersize=7)
+    for d, mark in marks.items():
+        ax.plot([], [], mark, color="black", label=f"d = {d}")
+    ax.axvline(2, color="black", linestyle=":")
+    ax.annotate(" n = 2d", (2, 1.02), xycoords=("data", "axes fraction"))
+    ax.set(xlabel="features per dimension, n / d", ylabel="share found", ylim=(-0.03, 1.05))
+    ax.legend()
+    shares = [
+        (n, s) for of in curves.values() for xy in of.values() for n, s in zip(*xy, strict=True)
+    ]
+    least = np.floor(100 * min(s for n, s in shares if n <= 2) + 1e-9)
+    ax.set_title(f"Up to n = 2d at least {least:.0f} % are found", pad=22)
+    return ax
 
 
 def switch() -> str:
@@ -137,7 +182,7 @@ def phase() -> str:
         for d, points in of.items():
             shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
             alt += f" {method}, {d} dimensions: {listed(shares)}."
-    fig = plots.plot_phase(curves).figure
+    fig = plot_phase(curves).figure
     what = "4 SAE seeds (2 at k = 1) × 3 base models a mark"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
 
@@ -156,7 +201,7 @@ def crowded_map() -> str:
     alt = "Share of features recovered."
     for ax, (name, half) in zip(axes, halves.items(), strict=True):
         shares = [[groups[n, *s]["recovered"].mean() / n for s in half] for n in crowds]
-        plots.plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
+        plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
         ax.set_xlabel(name)
         for n, row in zip(crowds, shares, strict=True):
             cells = {setting(*s): v for s, v in zip(half, row, strict=True)}

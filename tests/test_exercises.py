@@ -43,15 +43,6 @@ def price(l1_coefficient, d_in, scale):
     return l1_coefficient / d_in * scale
 
 
-def train_step(sae, optimizer, x, l1_coefficient):
-    total = sae_loss(x, *sae(x), l1_coefficient).total
-    total.backward()
-    optimizer.step()
-    optimizer.zero_grad()  # at the end is as good
-    sae.W_dec.data = nn.functional.normalize(sae.W_dec.data, dim=1)
-    return total.item()
-
-
 def cheat(truth):
     return truth[truth[:, 0] > 0].repeat(4, 1)
 
@@ -78,7 +69,6 @@ def stub(*inputs):
 
 FUNCTIONS = {
     exercises.PRICE: (exercises.mark_price, price),
-    exercises.RENORM: (exercises.mark_renorm, train_step),
     exercises.CHEAT: (exercises.mark_cheat, cheat),
     exercises.DEAD: (exercises.mark_revive, revive),
 }
@@ -94,10 +84,10 @@ each_function = pytest.mark.parametrize(
 def test_a_right_answer_passes_and_is_counted(name, mark, right, capsys):
     assert verdict(capsys, mark, right).startswith(f"{name}: correct.")
     exercises.progress()
-    assert capsys.readouterr().out == "Exercises: 1 of 6 passed, 0 tried, 5 not attempted yet.\n"
+    assert capsys.readouterr().out == "Exercises: 1 of 5 passed, 0 tried, 4 not attempted yet.\n"
     verdict(capsys, mark, lambda *inputs: 0)  # a worse answer takes nothing away
     exercises.progress()
-    assert "1 of 6 passed" in capsys.readouterr().out
+    assert "1 of 5 passed" in capsys.readouterr().out
 
 
 @each_function
@@ -132,7 +122,7 @@ def test_errors_and_strange_answers_become_one_line(name, mark, right, capsys, s
         text = verdict(capsys, mark, answer)
         assert text.startswith(f"{name}: not yet. ") and text.count("\n") == 1
     exercises.progress()
-    assert "0 of 6 passed, 1 tried" in capsys.readouterr().out
+    assert "0 of 5 passed, 1 tried" in capsys.readouterr().out
 
 
 @each_function
@@ -144,7 +134,7 @@ def test_interrupting_is_no_answer(name, mark, right):
         mark(interrupted)
 
 
-@pytest.mark.parametrize("name", [exercises.RENORM, exercises.CHEAT, exercises.DEAD])
+@pytest.mark.parametrize("name", [exercises.CHEAT, exercises.DEAD])
 def test_an_answer_that_damages_its_inputs_does_not_pass(name, capsys):
     mark, right = FUNCTIONS[name]
 
@@ -194,56 +184,6 @@ def test_the_right_price_is_right():
         hers = (scale * x_hat - scale * x).square().mean()
         hers = hers + price(0.1, 5, scale) * scale * h.sum(dim=-1).mean()
         torch.testing.assert_close(hers, ours * scale**2 / 5)
-
-
-# --- renormalisation ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("hint", "options"), exercises.WRONG_STEPS.items())
-def test_each_wrong_step_is_named(hint, options, capsys):
-    wrong = functools.partial(exercises._step, **options)
-    assert verdict(capsys, exercises.mark_renorm, wrong) == f"renormalisation: not yet. {hint}\n"
-
-
-def step_watched(sae, *others):
-    train_step(sae, *others)
-    sae.W_dec /= sae.W_dec.norm(dim=-1, keepdim=True)
-
-
-def step_plain(sae, *others):
-    train_step(sae, *others)
-    sae.W_dec = sae.W_dec / sae.W_dec.norm(dim=-1, keepdim=True)
-
-
-def step_only_norms(sae, *others):
-    sae.normalize_decoder_()
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (step_watched, "write `with torch.no_grad():`"),
-        (step_plain, "It raised TypeError: cannot assign"),
-        (step_only_norms, "The encoder never moved"),
-        (lambda sae, o, x, c: train_step(sae, o, x, 2 * c), "After three steps the weights are"),
-        (lambda *a: train_step(*a[:3], 0.3), "After three steps the weights are"),
-    ],
-)
-def test_other_wrong_steps(answer, said, capsys):
-    text = verdict(capsys, exercises.mark_renorm, answer)
-    assert text.startswith("renormalisation: not yet. ") and said in text
-
-
-def test_a_step_with_its_own_loss_passes(capsys):
-    def step(sae, optimizer, x, l1_coefficient):
-        optimizer.zero_grad()
-        x_hat, h = sae(x)
-        (((x - x_hat) ** 2).sum() / len(x) + l1_coefficient * h.sum() / len(x)).backward()
-        optimizer.step()
-        with torch.no_grad():
-            sae.W_dec.copy_(sae.W_dec / sae.W_dec.norm(dim=1)[:, None])
-
-    assert verdict(capsys, exercises.mark_renorm, step) == "renormalisation: correct.\n"
 
 
 # --- the cheat ----------------------------------------------------------------------------
@@ -338,7 +278,7 @@ def test_the_broken_runs_show_their_faults():
     for name in ("healthy", "B", "D"):
         np.testing.assert_allclose(runs[name]["norm"], 1, rtol=1e-5)
     text = exercises.describe_runs(runs)
-    assert "B ends at step 61: " in text and f"decoder norm {last['A']['norm']:.2f}." in text
+    assert "B ends at step 61: " in text and f"decoder norm {last['A']['norm']:.1f}." in text
 
 
 def test_a_healthy_run_of_this_length_finds_the_features():

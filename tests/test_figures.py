@@ -87,20 +87,6 @@ def test_a_small_palette_leaves_zero_and_the_background_white():
     assert picture.getpixel((x, height - y)) == (255, 255, 255)
 
 
-def test_diagrams_are_markdown_pictures():
-    for draw in (figures.draw_sae, figures.draw_packing, figures.draw_price):
-        assert draw.__doc__.startswith("Diagram") and "\n" not in draw.__doc__
-        assert figures.data_uri(draw()).startswith("data:image/png;base64,")
-
-
-def test_a_strip_says_error_l0_and_found_for_each_state():
-    rows = np.eye(5)
-    fig = figures.draw_strip({"a": (rows, 0.123, 4), "b": (rows[::-1].copy(), 3e-5, 1.44)}, rows)
-    assert not any(text.get_text().strip() for ax in fig.axes for text in ax.texts)
-    titles = [ax.get_title("left") for ax in fig.axes]
-    assert titles == ["a\nerror 0.1, L0 4.0\n5 of 5 found", "b\nerror 3e-05, L0 1.4\n5 of 5 found"]
-
-
 def test_the_playground_is_a_frame_of_its_own_and_leaves_nothing_where_scripts_may_not_run(
     tmp_path, monkeypatch, outputs
 ):

@@ -283,17 +283,13 @@ def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
             "seen.add('loop')\n    history = TrainingHistory",
         ),
     }
-    names = dict(lesson)
-    names["SETTINGS"] = names["SETTINGS"]
-    names["TRAINING"] = names["TRAINING"] | {"n_steps": 3}
-    names["FALLING_PRICE"] = names["FALLING_PRICE"] | {"n_steps": 3}
-    run_cells("sae-class", "loss", "train-sae", names=names | {"seen": set()}, edits=edits)
-    names["seen"] = set()
+    names = lesson | {"seen": set(), "train_toy_models": lambda models, **settings: None}
+    names |= {name: names[name] | {"n_steps": 3} for name in ("TRAINING", "FALLING_PRICE")}
     run_cells("sae-class", "loss", "train-sae", names=names, edits=edits)
     for cell_id in ("run-training", "switch", "knobs", "b1", "b2", "b4", "topk", "b5"):
         names["seen"].clear()
-        source = CELLS[cell_id].source.replace("3_000", "3").replace("2_000", "3")
-        exec(re.sub(r"(my_steps|n_steps) ?= ?(3000|500)\b", r"\1=3", source), names)
+        source = re.sub(r"(my_steps = |n_steps\W+)[\d_]+", r"\g<1>3", CELLS[cell_id].source)
+        exec(source, names)
         plt.close("all")
         assert names["seen"] == ({"class", "loss", "loop"} if cell_id != "topk" else set()), cell_id
 

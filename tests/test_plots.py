@@ -6,9 +6,11 @@ import pytest
 import torch
 from matplotlib.text import Text
 
+from evidence import pages
 from sae_lib import plots
 from sae_lib.lesson import figures
 from sae_lib.training import TrainingHistory
+from tools import pictures
 
 TRUTH = {"variance": 1.0, "oracle_loss": 0.1, "true_l0": 1.0, "final_l0": 1.44}
 
@@ -42,11 +44,11 @@ def every_figure(n: int = 7):
     yield plots.plot_firing(ones, ones, ones > 2)
     yield plots.plot_recovery(range(n), np.ones((2, n)), n, {"other": (range(n), ones)})
     yield plots.plot_bars({str(i): [i] for i in range(n)}, n)
-    yield plots.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n))
-    yield plots.plot_phase({m: {d: (1 + np.arange(n), ones) for d in (3, 5)} for m in "ab"})
+    yield pages.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n))
+    yield pages.plot_phase({m: {d: (1 + np.arange(n), ones) for d in (3, 5)} for m in "ab"})
     yield plots.plot_broken_runs({"healthy": a_run(n), "A": a_run(n)})
-    yield figures.draw_strip(states, torch.eye(5))
-    yield from (figures.draw_sae(), figures.draw_packing(), figures.draw_price())
+    yield pictures.draw_strip(states, torch.eye(5))
+    yield from (pictures.draw_sae(), pictures.draw_packing(), pictures.draw_price())
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +81,10 @@ def test_a_dark_style_set_by_the_reader_changes_no_pixel():
         assert [figures.png(shown.figure) for shown in every_figure(3)] == light
 
 
-@pytest.mark.parametrize("draw", [plots.plot_matrix, plots.plot_sorted, plots.plot_map])
+@pytest.mark.parametrize("draw", [plots.plot_matrix, plots.plot_sorted, pages.plot_map])
 def test_a_plot_draws_on_the_axes_it_is_given(draw):
     ax = plt.subplots()[1]
-    rest = ([1, 2], [1, 2]) if draw is plots.plot_map else ()
+    rest = ([1, 2], [1, 2]) if draw is pages.plot_map else ()
     assert draw(torch.eye(2), *rest, ax=ax) is ax and ax.images
 
 
@@ -206,13 +208,27 @@ def test_bars_are_means_with_a_dot_for_every_seed_none_hidden():
 
 
 def test_a_map_writes_each_share_rounded_down():
-    ax = plots.plot_map([[0.0, 0.999, 1.0]], [1, 2, 3], ["a"])
+    ax = pages.plot_map([[0.0, 0.999, 1.0]], [1, 2, 3], ["a"])
     assert [text.get_text() for text in ax.texts] == ["0%", "99%", "100%"]
 
 
 def test_phase_says_the_least_share_up_to_two_features_a_dimension():
-    ax = plots.plot_phase({"a": {3: ([1, 2, 3], [1, 0.98, 0])}, "b": {3: ([2, 3], [1, 0.5])}})
+    ax = pages.plot_phase({"a": {3: ([1, 2, 3], [1, 0.98, 0])}, "b": {3: ([2, 3], [1, 0.5])}})
     assert title(ax) == "Up to n = 2d at least 98 % are found"
+
+
+def test_diagrams_are_markdown_pictures():
+    for draw in (pictures.draw_sae, pictures.draw_packing, pictures.draw_price):
+        assert draw.__doc__.startswith("Diagram") and "\n" not in draw.__doc__
+        assert figures.data_uri(draw()).startswith("data:image/png;base64,")
+
+
+def test_a_strip_says_error_l0_and_found_for_each_state():
+    rows = np.eye(5)
+    fig = pictures.draw_strip({"a": (rows, 0.123, 4), "b": (rows[::-1].copy(), 3e-5, 1.44)}, rows)
+    assert not any(text.get_text().strip() for ax in fig.axes for text in ax.texts)
+    titles = [ax.get_title("left") for ax in fig.axes]
+    assert titles == ["a\nerror 12.3%, L0 4.0\n5 of 5 found", "b\nerror 0.0%, L0 1.4\n5 of 5 found"]
 
 
 def test_broken_runs_stand_beside_the_healthy_one_dotted():

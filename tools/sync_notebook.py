@@ -6,7 +6,7 @@
 What is generated stands below a line that marks it, so that an author can add one in Jupyter:
 
     # from sae_lib/sae.py: SAELoss, sae_loss     a code cell that shows these objects
-    <!-- figure: draw_sae -->                    a diagram of sae_lib/lesson/figures.py
+    <!-- figure: draw_sae -->                    a picture of tools/pictures.py
     <!-- evidence: map -->                       a table or figure of evidence/pages.py
 
 Also: the library that the folded cell carries, docs/at_a_glance.png, the page docs/playground.html,
@@ -36,7 +36,7 @@ os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for th
 from evidence.pages import PAGES  # noqa: E402
 from sae_lib import plots  # noqa: E402
 from sae_lib.lesson import figures  # noqa: E402
-from tools import stills  # noqa: E402
+from tools import pictures  # noqa: E402
 from tools.run_lesson import OnePython  # noqa: E402
 
 NOTEBOOK = ROOT / "sparse_autoencoders.ipynb"
@@ -58,10 +58,10 @@ def shown_source(path: str, names: str) -> str:
 
 
 def drawn(kind: str, name: str) -> str:
-    """A table or figure of evidence/pages.py, or a diagram as a Markdown image."""
+    """A table or figure of evidence/pages.py, or a picture as a Markdown image."""
     if kind == "evidence":
         return PAGES[name]()
-    draw = getattr(figures, name, None) or getattr(stills, name)
+    draw = getattr(pictures, name)
     picture = draw()
     fig, text = picture if isinstance(picture, tuple) else (picture, draw.__doc__.splitlines()[0])
     return f"![{text}]({figures.data_uri(fig)})"
@@ -182,7 +182,7 @@ def main() -> None:
     if now != ran and not arguments.no_run:
         run(notebook)
         ran = now
-        (ROOT / "docs" / "at_a_glance.png").write_bytes(figures.png(stills.draw_at_a_glance()))
+        (ROOT / "docs" / "at_a_glance.png").write_bytes(figures.png(pictures.draw_at_a_glance()))
     (ROOT / "docs" / "playground.html").write_bytes(figures.PLAYGROUND.read_bytes())
     clean(notebook, ran)
     nbformat.validate(notebook)

@@ -51,7 +51,8 @@ def test_every_block_runs_and_prints_what_the_page_says():
 def test_every_number_in_the_text_stands_in_a_block():
     page = PAGE.read_text(encoding="utf-8")
     blocks = " ".join(re.findall(r"```.*?```", page, re.DOTALL))
-    text = re.sub(r"```.*?```|\]\(.*?\)|arXiv [\d.]+", "", page, flags=re.DOTALL)
+    # code, addresses, and names with a number in them, such as float16, say nothing measured
+    text = re.sub(r"```.*?```|\]\(.*?\)|arXiv [\d.]+|[a-z]+\d+", "", page, flags=re.DOTALL)
     known = {float(n.replace(",", "").rstrip(".")) for n in re.findall(NUMBER, blocks)}
     known |= {float(n) for n in re.findall(r"\d+e-\d+", blocks)}
     for number in re.findall(NUMBER, text):

@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, live_directions, recovered
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.training import train_sae
 
-PRICE, RENORM, CHEAT = "the same price", "renormalisation", "the cheat"
-LAMBDA, BUG, DEAD = "choosing λ", "finding the bug", "dead latents"
-NAMES = (PRICE, RENORM, CHEAT, LAMBDA, BUG, DEAD)
+NAMES = PRICE, CHEAT, LAMBDA, BUG, DEAD = (
+    "the same price", "the cheat", "choosing λ", "finding the bug", "dead latents",
+)  # fmt: skip
 NOT_ATTEMPTED, TRIED, PASSED = LEVELS = ("not attempted yet", "tried", "passed")
 _status = dict.fromkeys(NAMES, NOT_ATTEMPTED)
 
@@ -143,90 +142,6 @@ def _judge_price(answer: Callable) -> str:
 def mark_price(answer: Callable) -> None:
     """answer(l1_coefficient, d_in, scale) -> the λ of a mean over d_in, on scale · activations"""
     _mark(PRICE, _judge_price, answer)
-
-
-# --- renormalisation ------------------------------------------------------------------------
-
-
-def _nothing(sae: SparseAutoencoder) -> None:
-    pass
-
-
-def _divide(name: str, dim: int | tuple[int, int]) -> Callable:
-    def divide(sae):
-        weight = getattr(sae, name).data
-        weight /= weight.norm(dim=dim, keepdim=True)
-
-    return divide
-
-
-def _replace(sae: SparseAutoencoder) -> None:
-    sae.W_dec = nn.Parameter(sae.W_dec.detach().clone())
-    RIGHT(sae)
-
-
-RIGHT = _divide("W_dec", -1)
-
-
-def _step(sae, optimizer, x, price, *, zero=True, priced=1, first=_nothing, last=RIGHT):
-    """One training step; the options make the wrong ones."""
-    first(sae)
-    if zero:
-        optimizer.zero_grad()
-    sae.loss(x, priced * price).total.backward()
-    optimizer.step()
-    last(sae)
-
-
-WRONG_STEPS = {  # what it looks like: what makes it so
-    "The decoder was normalised before optimizer.step(), which moves the lengths off 1 again.":
-        {"first": RIGHT, "last": _nothing},
-    "The decoder was not normalised.": {"last": _nothing},
-    "The columns were normalised: a direction is a row, dim=-1.": {"last": _divide("W_dec", 0)},
-    "All was divided by one number: use norm(dim=-1).": {"last": _divide("W_dec", (0, 1))},
-    "The encoder was normalised: the rule is for W_dec.": {"last": _divide("W_enc", 0)},
-    "optimizer.zero_grad() is missing: gradients of earlier steps add up.": {"zero": False},
-    "The L1 penalty was left out: give sae.loss the l1_coefficient.": {"priced": 0},
-    "W_dec was replaced by a new parameter: the optimizer holds the old one.": {"last": _replace},
-}  # fmt: skip
-
-
-def _after_steps(step: Callable) -> list[torch.Tensor]:
-    """The weights after three steps, at three sizes, from decoder rows that are not of length 1."""
-    weights = []
-    for d_in, d_sae, price in ((5, 8, 0.3), (4, 9, 2.0), (3, 7, 0.05)):
-        generator = torch.Generator().manual_seed(0)
-        sae = SparseAutoencoder(d_in, d_sae)
-        sae.W_dec.data = torch.randn(d_sae, d_in, generator=generator)
-        held, start = sae.W_dec, sae.W_enc.detach().clone()
-        optimizer = torch.optim.SGD(sae.parameters(), lr=0.02)
-        for _ in range(3):
-            x = torch.randn(9, d_in, generator=generator)
-            _call(lambda x: step(sae, optimizer, x, price), x)  # noqa: B023
-        if torch.equal(sae.W_enc, start):
-            raise _NotYet("The encoder never moved: backward() or optimizer.step() is missing.")
-        weights += [_real(weight) for weight in (*sae.parameters(), held)]
-    return weights
-
-
-def _judge_renorm(answer: Callable) -> str:
-    given = _after_steps(answer)
-
-    def is_given(**options) -> bool:
-        pairs = zip(given, _after_steps(functools.partial(_step, **options)), strict=True)
-        return all(a.shape == b.shape and torch.allclose(a, b, 1e-4, 1e-5) for a, b in pairs)
-
-    if is_given():
-        return ""
-    for hint, options in WRONG_STEPS.items():
-        if is_given(**options):
-            raise _NotYet(hint)
-    raise _NotYet("After three steps the weights are not what this loss, step and norm lead to.")
-
-
-def mark_renorm(answer: Callable) -> None:
-    """answer(sae, optimizer, x, l1_coefficient) takes one training step in place."""
-    _mark(RENORM, _judge_renorm, answer)
 
 
 # --- the cheat ------------------------------------------------------------------------------
@@ -352,7 +267,7 @@ def describe_runs(runs: dict[str, dict[str, np.ndarray]]) -> str:
     """The figure of the broken runs in words: where each curve ends."""
     ends = [
         f"{name} ends at step {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
-        f"L0 {run['l0'][-1]:.1f}, decoder norm {run['norm'][-1]:.2f}."
+        f"L0 {run['l0'][-1]:.0f}, decoder norm {run['norm'][-1]:.1f}."
         for name, run in runs.items()
     ]
     return " ".join(["Error, L0 and decoder norm against the training step.", *ends])

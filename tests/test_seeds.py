@@ -1,0 +1,188 @@
+"""What the lesson's sentences say, at SEED = 0 to 9: about ten minutes, pytest -m slow -n 2.
+
+A sentence is named by its cell; the condition beside it is what it claims.
+"""
+
+import numpy as np
+import pytest
+import torch
+from test_notebook import nothing_displayed, run_until  # noqa: F401, a fixture
+
+from sae_lib import cosine_similarity_matrix, fvu, l0, match_features, recovered
+
+SEEDS = range(10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_sentence_is_true_at_this_seed(seed, capsys):
+    lesson = run_until("b5", {"SEED": seed})
+    out = capsys.readouterr().out
+    said = {**base_model(lesson), **training(lesson), **switch(lesson), **firing(lesson, out)}
+    said |= {**back_into_the_model(out), **trust(lesson)}
+    assert not {sentence: value for sentence, (value, holds) in said.items() if not holds}
+
+
+def base_model(n: dict) -> dict:
+    """Sections 2 and 3."""
+    cosines = cosine_similarity_matrix(n["truth"], n["truth"])
+    opposite = (cosines < -0.98).sum(dim=1)
+    right_angles = (cosines.abs() < 0.02).sum(dim=1)
+    lengths = n["lengths"]
+    answers = n["answers"]
+    return {
+        "sec2-end: ten directions of length 1": (lengths, ((lengths - 1).abs() < 0.05).all()),
+        "sec2-end: in five opposite pairs": (opposite, (opposite == 1).all()),
+        "base-model: five axes at right angles": (right_angles, (right_angles == 8).all()),
+        "collect: 1 on average": (n["true_l0"], abs(n["true_l0"] - 1) < 0.015),
+        "collect: none about 35 %, one about 39 %": (
+            n["share"],
+            abs(n["share"][0] - 0.35) < 0.01 and abs(n["share"][1] - 0.39) < 0.01,
+        ),
+        "sec3-end: rows with many coloured cells": (answers, (answers >= 2).all()),
+        "sec3-end: neuron 0 answers to more than one": (answers[0], answers[0] > 2),
+    }
+
+
+def training(n: dict) -> dict:
+    """Section 5 up to the curves, section 6."""
+    history, found, activations = n["history"], n["n_recovered"], n["activations"]
+    variance = activations.var(dim=0, correction=0).sum().item()
+    error = np.array(history.reconstruction) / variance
+    gone = int(np.flatnonzero(error >= 0.01)[-1]) + 1  # entry from which less than 1 % is left
+    all_ten = next(i for i in range(len(found)) if min(found[i:]) == 10)
+    total = np.array(history.reconstruction) + np.array(history.sparsity)
+    halfway = np.searchsorted(history.step, history.step[all_ten] // 2)
+    rebuilt, acts = n["x_hat"], n["latent_acts"]
+    high = max(history.l0[: all_ten + 1])
+    chance = n["chance"]
+    chosen = n["matches"].latent
+    partners = n["cosines"][chosen].min(dim=1).values
+    return {
+        "run-training: the error is close to nothing": (
+            fvu(activations, rebuilt),
+            fvu(activations, rebuilt) < 5e-5,
+        ),
+        "curves-end: the error is gone early": (history.step[gone], history.step[gone] < 400),
+        "curves-end: hardly a feature at that moment": (found[gone], found[gone] <= 2),
+        "curves-end: L0 stays high, even rises": (history.l0, high >= history.l0[0]),
+        "curves-end: and then falls": (history.l0[-1], history.l0[-1] < 0.5 * high),
+        "curves-end: flat long before": (
+            total[halfway] / total[0],
+            total[halfway] < 0.01 * total[0] and found[halfway] < 10,
+        ),
+        "curves-end: L0 ends above the features' own": (l0(acts), l0(acts) > n["true_l0"]),
+        "sec3-end: a code with one latent each has about 1": (l0(acts), l0(acts) < 2.5),
+        "verdict: all are recovered": (n["found"], n["found"] == 10),
+        "heatmap: a -1 in the same row": (partners, (partners < -0.97).all()),
+        "chance-end: the best of twenty, about 0.76": (chance.mean(), 0.75 < chance.mean() < 0.77),
+        "chance-text: the top rows of the untrained are quite red, and not found": (
+            recovered(n["untrained"].W_dec, n["truth"]),
+            recovered(n["untrained"].W_dec, n["truth"]) == 0,
+        ),
+    }
+
+
+def switch(n: dict) -> dict:
+    """The end of section 5, and the dashes of section 7."""
+    (_, _, found_off), (_, on, found_on) = n["phases"]
+    activations = n["activations"]
+    with torch.no_grad():
+        unpriced = fvu(activations, n["unpriced"](activations)[0])
+        acts_off, acts_on = (l0(n[k].encode(activations)) for k in ("unpriced", "switched"))
+    priced = fvu(activations, n["switched_x_hat"])
+    came = on.step[next(i for i in range(len(found_on)) if min(found_on[i:]) == 10)]
+    cosine = match_features(cosine_similarity_matrix(n["unpriced"].W_dec, n["truth"])).cosine
+    nearest = cosine_similarity_matrix(n["unpriced"].W_dec, n["truth"]).max(dim=0).values
+    degrees = float(torch.rad2deg(torch.arccos(nearest)).mean())
+    return {
+        "sec5-end: the error falls to nothing": (unpriced, unpriced < 1e-4),
+        "sec5-end: L0 stays high": (acts_off, acts_off > 4),
+        "switch-end: next to nothing is found": (found_off[-1], found_off[-1] <= 3),
+        "switch-text: L0 falls to between one and two": (acts_on, 1 < acts_on < 2),
+        "sec5-end: the features come within a few hundred batches": (came, came <= 500),
+        "sec5-end: near a hundredth of a per cent": (priced, 3e-5 < priced < 3e-4),
+        "switch-end: cosines of about 0.83": (cosine.mean(), 0.7 < cosine.mean() < 0.93),
+        "sec7: off by 30 degrees or so": (degrees, 18 < degrees < 40),
+    }
+
+
+def firing(n: dict, out: str) -> dict:
+    """Section 7: precision, recall, misses, shrinkage."""
+    fired, missed = n["fired"], n["missed"]
+    cancelled = n["partner_on"][missed].float().mean().item()
+    return {
+        "firing-end: precision is near 1": (fired.precision.min(), fired.precision.min() > 0.98),
+        "firing-end: recall a little lower": (
+            fired.recall,
+            0.9 < fired.recall.min() < fired.precision.min(),
+        ),
+        "firing-end: in nearly all of the misses": (cancelled, cancelled > 0.9),
+        "firing-end: shrinkage is next to nothing": (
+            fired.scale,
+            abs(fired.scale.mean() - 1) < 0.005,
+        ),
+    }
+
+
+def back_into_the_model(out: str) -> dict:
+    lines = [line for line in out.splitlines() if "of the model's loss" in line]
+    kept = [float(line.split(":")[1].split("%")[0]) for line in lines]
+    moved = [int(line.split("moves ")[1].split()[0]) for line in lines]
+    return {
+        "sec7-end: both trained SAEs keep all": (kept, min(kept[:2]) >= 99.9 > kept[2]),
+        "splice-text: one output, and several": (moved, moved[0] == 1 and min(moved[1:]) >= 3),
+    }
+
+
+def trust(n: dict) -> dict:
+    """Experiments 1, 2, 4 and 5."""
+    bars = {name: np.mean(found) for name, found in n["ablations"].items()}
+    longest = {k: max(s.W_dec.norm(dim=1).max() for s in v) for k, v in n["variants"].items()}
+    usual = {name: found[0] for name, found in n["counts"].items()}
+    final = [found[-1] for found in n["found_by_seed"]]
+    crowded = {
+        name: (
+            recovered(pair[0].W_dec, n["crowded"].feature_directions),
+            l0(pair[0].encode(n["crowded_pool"])),
+            fvu(n["crowded_pool"], pair[0](n["crowded_pool"])[0].detach()),
+        )
+        for name, (pair, _) in n["crowded_saes"].items()
+    }
+    low, high, top_k = crowded.values()
+    return {
+        "b1: 64 of 64": (final, min(final) == 10),
+        "b2: the full recipe": (bars, bars["the full recipe"] == 10),
+        "b2: without the price they are gone": (bars, bars["without L1 (λ = 0)"] <= 2),
+        "b2: without patience nearly all are missing": (
+            bars,
+            bars["without patience (100 batches)"] <= 3,
+        ),
+        "b2: without ReLU they mostly come out": (bars, bars["without ReLU"] >= 6),
+        "b2-text: without unit norm does the least harm": (
+            bars,
+            bars["without unit norm"] == sorted(bars.values())[-2],
+        ),
+        "b2: and the rows have grown": (longest, longest["without unit norm"] > 1.5),
+        "b4-text: ICA and k-means find all": (
+            usual,
+            usual["FastICA ±"] == usual["k-means"] == usual["the trained SAE"] == 10,
+        ),
+        "b4-text: sparse coding all or nearly all": (
+            usual,
+            usual["non-negative sparse coding"] >= 8,
+        ),
+        "b4-text: PCA and a frozen decoder do not": (
+            usual,
+            max(usual["PCA ±"], usual["SAE, frozen random decoder"]) <= 3,
+        ),
+        "b4-end: the frozen decoder explains it": (n["frozen_fvu"], n["frozen_fvu"] < 0.03),
+        "b5-text: nothing at λ = 0.001, without error": (low, low[0] <= 1 and low[2] < 1e-3),
+        "b5-end: several latents on": (low, low[1] > 3),
+        "b5-end: the right code is worse at rebuilding": (crowded, high[2] > 0.05 < top_k[2]),
+        "b5-end: one or two latents on, at k = 1 one at most": (
+            crowded,
+            high[1] < 2.5 and top_k[1] <= 1,
+        ),
+        "b5-map: nearly all at λ = 0.2 and k = 1": (crowded, min(high[0], top_k[0]) >= 13),
+    }
