@@ -15,7 +15,7 @@ from torch import nn
 
 from sae_lib import SparseAutoencoder
 from sae_lib.guards import finite
-from sae_lib.saving import _sae_of, load_sae, save_sae, write_file
+from sae_lib.saving import load_sae, sae_of, save_sae, write_file
 
 # --- SAELens ----------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def load_from_saelens(folder: str | Path) -> SparseAutoencoder:
             weights = load((folder / "sae_weights.safetensors").read_bytes())
             weights = {name: finite(name, w) for name, w in weights.items()}
             threshold = weights.pop("threshold")
-            plain = _sae_of(config | {"architecture": "standard"}, weights)
+            plain = sae_of(config | {"architecture": "standard"}, weights)
             sae = JumpReLUSparseAutoencoder(*plain.W_enc.shape)
             sae.load_state_dict(plain.state_dict() | {"threshold": threshold})
             return sae

@@ -103,10 +103,10 @@ def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
 
 def switch() -> str:
     names = {
-        "off": "λ = 0 for 3,000 batches",
+        "off": "3,000 batches at λ = 0",
         "off, off": "then 3,000 more at λ = 0",
-        "on": "or 3,000 at λ = {:g}",
-        "off again": "and then, after λ = {:g}, at 0 again",
+        "on": "λ = 0, then λ = {:g}",
+        "off again": "λ = 0, then λ = {:g}, then λ = 0 again",
     }
     groups = {names[phase].format(l1): group for (phase, l1), group in pooled("switch").items()}
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
@@ -128,7 +128,7 @@ def splice() -> str:
     groups = {what: group for (what,), group in pooled("splice").items()}
     columns = {"found of 10": ("recovered", ".1f"), "unexplained": ("fvu", ".1%")}
     columns |= {"the model's loss recovered": ("loss recovered", ".1%")}
-    columns |= {"outputs moved by a latent": ("outputs moved", ".2f"), "F1": ("f1", ".2f")}
+    columns |= {"outputs moved by a latent": ("outputs moved", ".2f")}
     return summary(groups, columns, "SAE") + "\n\n" + made_by("splice")
 
 
@@ -246,32 +246,14 @@ def agreement() -> str:
     return picture(fig, alt) + "\n\n" + MAP
 
 
-def implied() -> str:
-    groups = {name: group for (name,), group in pooled("implied").items()}
-    columns = {"all ten, of 48 runs": ("complete",)}
-    columns |= {"B's latent: cosine with B": ("cos(B's, B)", "cos")}
-    columns |= {"with A + B": ("cos(B's, A+B)", "cos")}
-    columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    return summary(groups, columns, "B only with A") + "\n\n" + made_by("implied")
-
-
-def joint() -> str:
-    groups = {f"λ = {l1:g}": group for (l1,), group in pooled("joint").items()}
-    columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
-    return (
-        summary(groups, columns, "15 in 5, B only with A", across=True) + "\n\n" + made_by("joint")
-    )
-
-
 def absorption() -> str:
-    groups = {f"{name}, values 1": group for (name,), group in pooled("absorption").items()}
-    groups["k = 1, values U[0, 1]"] = pooled("implied")[("k = 1",)]
+    groups = {name: group for (name,), group in pooled("absorption").items()}
     inputs = ("A alone", "A and an independent C", "A and B")
     columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
     return (
         summary(groups, columns, "share of the inputs on which A's latent fires")
         + "\n\n"
-        + made_by("absorption implied")
+        + made_by("absorption")
     )
 
 
@@ -301,7 +283,7 @@ def rare() -> str:
     }
     columns |= {"unexplained": ("fvu", ".1%")}
     what = "TopK, k = 5, 2 SAE seeds × 3 base models, 2,000 steps"
-    return summary(groups, columns, "exponent") + "\n\n" + made_by("rare", what)
+    return summary(groups, columns, "$a$") + "\n\n" + made_by("rare", what)
 
 
 def l0_too_low() -> str:
@@ -315,7 +297,7 @@ def l0_too_low() -> str:
 PAGES: dict[str, Callable[[], str]] = {"map": crowded_map} | {
     page.__name__: page
     for page in (
-        *(switch, splice, width, baselines, phase, agreement, reading, implied, joint),
+        *(switch, splice, width, baselines, phase, agreement, reading),
         *(absorption, matryoshka, rare, l0_too_low),
     )
 }

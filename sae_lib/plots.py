@@ -42,12 +42,15 @@ STYLE = {
     "legend.framealpha": 1,
     "legend.borderpad": 0.1,
 }
+DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
 styled = plt.rc_context(STYLE)  # a decorator: draw in this style, whatever is set around it
 
 
-def down(value: float) -> str:
-    """Two decimals, towards zero: what misses 0.99 is not written as 0.99."""
-    return f"{np.trunc(100 * value + 1e-9 * np.sign(value)) / 100:.2f}".replace("-", "−")
+def down(value: float, digits: int = 2) -> str:
+    """So many decimals, towards zero: what misses 0.99 is not written as 0.99."""
+    cut = np.trunc(10**digits * value + 1e-9 * np.sign(value)) / 10**digits
+    return f"{cut:.{digits}f}".replace("-", "−")
 
 
 def _lasting(holds: np.ndarray) -> int | None:
@@ -67,6 +70,12 @@ def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     ax.plot(np.asarray(steps) + 1, curve, look, **more)
     ax.set(xscale="log", xlabel="training batch (log)")
     ax.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _mark_batch(ax: Axes, batch: int, name: str, height: float) -> None:
+    """A dashed line at a batch, and its name along it, from a height between 0 and 1 on."""
+    ax.axvline(batch, **DASHED)
+    ax.annotate(name, (batch * 1.05, height), rotation=90, **AT_BATCH)
 
 
 @styled
@@ -153,7 +162,7 @@ def plot_gram(W) -> Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
     plot_matrix(gram, left, xlabel="feature", ylabel="feature", numbers=0.15)
     right.barh(range(n), lengths, color=BLUE)
-    right.axvline(1, color="black", linestyle="--", linewidth=1.2)
+    right.axvline(1, **DASHED)
     right.set(xlabel="length", xticks=(0, 1))
     right.tick_params(axis="y", length=0)
     paired = ((gram < -0.9).sum(axis=1) == 1).sum()
@@ -179,9 +188,7 @@ def plot_chance(chance, cosines) -> Axes:
     ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
     ax.legend(loc="upper left")
     alone = np.isnan(cosines).sum()
-    this = (
-        f"{alone} features have no latent here" if alone else f"this SAE's worst is {down(worst)}"
-    )
+    this = f"{alone} features have no latent" if alone else f"this SAE's worst is {down(worst, 3)}"
     limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
     ax.set_title(f"No random dictionary gets its worst feature\npast {limit:.2f}; {this}")
     return ax
@@ -198,16 +205,15 @@ def plot_training(
     error below a hundredth of it counts as gone. oracle_loss, true_l0: what the true dictionary
     has. final_l0: over all activations, as the last batch alone is noisy.
     """
-    error, price, l0, found = map(
-        np.array, (history.reconstruction, history.sparsity, history.l0, found)
-    )
+    curves = (history.reconstruction, history.sparsity, history.l0, found)
+    error, price, l0, found = map(np.array, curves)
     moments = {"error gone": _lasting(error < 0.01 * variance)}
     moments["all found"] = _lasting(found >= n_features)
     when = {name: f"{history.step[i] + 1:,}" for name, i in moments.items() if i is not None}
     panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.5, 2.5)]
     loss, sparsity, recovery = panels
     _over_batches(loss, history.step, error + price, color="black", label="total")
-    _over_batches(loss, history.step, error, "--", color=BLUE, label="error")
+    _over_batches(loss, history.step, error, "--", color=BLUE, label="squared error")
     _over_batches(loss, history.step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
     loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * max(1e-9, *(error + price))))
@@ -219,18 +225,14 @@ def plot_training(
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, history.step, found, color=GREEN, drawstyle="steps-post")
     recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
-    title = f"All {n_features} from batch {when.get('all found')} on"
-    some = f"{found[-1]} of {n_features} at the end"
-    recovery.set_title(title if "all found" in when else some)
+    last, all_found = f"{found[-1]} of {n_features} at the end", when.get("all found")
+    recovery.set_title(f"All {n_features} from batch {all_found} on" if all_found else last)
     for ax in panels:
-        for name in when:
-            batch, low = history.step[moments[name]] + 1, 0.03 if ax is loss else 0.12
-            ax.axvline(batch, color="black", linestyle="--", linewidth=1.2)
-            place = {"xycoords": ("data", "axes fraction"), "rotation": 90}
-            ax.annotate(name, (batch * 1.05, low), **place)
         if ax is not recovery:
             ax.legend(loc="upper right", ncols=2)
         ax.set_xlim(0.9, 1.1 * history.step[-1] + 1.1)
+        for name in when:
+            _mark_batch(ax, history.step[moments[name]] + 1, name, 0.03 if ax is loss else 0.12)
         height = ax.figure.get_figheight()  # the same margins everywhere, so the axes line up
         ax.figure.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
     return tuple(ax.figure for ax in panels)
@@ -251,11 +253,10 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
         for ax, curve, colour in zip(axes, curves, (BLUE, PURPLE, GREEN), strict=True):
             ax.plot(batch, np.array(curve), color=colour)
             if start:
-                ax.axvline(start, color="black", linestyle="--", linewidth=1.2)
-        place = {"xycoords": ("data", "axes fraction"), "va": "top", "weight": "bold"}
-        axes[1].annotate(f" {name}", (start, 1.02), **place)
+                ax.axvline(start, **DASHED)
+        axes[1].annotate(f" {name}", (start, 1.02), va="top", weight="bold", **AT_BATCH)
         start = batch[-1]
-    axes[0].set(ylabel="error (log)", yscale="log")
+    axes[0].set(ylabel="squared error (log)", yscale="log")
     axes[1].set(ylabel="L0", ylim=(0, 1.25 * axes[1].get_ylim()[1]))
     axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
     axes[2].set(xlabel="training batch", xlim=(0, start))
@@ -276,7 +277,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
         {"marker": "x", "markersize": 8, "markeredgewidth": 2.5, "color": ORANGE},
         {"marker": "_", "markersize": 13, "markeredgewidth": 2.5, "color": GREY},
     )
-    sets = {name: np.array(rows, float) for name, rows in {"true": truth, **learned}.items()}
+    sets = {name: np.asarray(rows, float) for name, rows in {"true": truth, **learned}.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
     cosines = {name: (sets[name] * sets["true"]).sum(axis=1) for name in learned}
     first = next(iter(cosines.values()))
@@ -285,7 +286,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
         ax.axhline(0, color=GREY, linewidth=0.8)
         for (name, rows), mark in zip(sets.items(), marks, strict=False):
             ax.plot(rows[j], linestyle="", label=name, **mark)
-        scores = ", ".join(f"{name} {down(cosines[name][j])}" for name in learned)
+        scores = ", ".join(f"{name} {down(cosines[name][j], 3)}" for name in learned)
         ax.set_title(f"feature {j}\n{scores}", fontweight="normal")
         ax.set(ylim=(-1.2, 1.2), xticks=range(rows.shape[1]))
     for ax in axes.flat[len(first) :]:
@@ -293,7 +294,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     fig.supxlabel("hidden coordinate", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return _headline(fig, f"Worst cosine {down(first.min())}")
+    return _headline(fig, f"Worst cosine {down(first.min(), 3)}")
 
 
 @styled
@@ -317,7 +318,7 @@ def plot_firing(strengths, latent_acts, partner_on=None) -> Axes:
         ax.legend(loc="upper left")
     on, fired = fires(strengths), fires(latent_acts)
     ax.set_title(
-        f"Feature on in {on.sum():,} inputs: the latent fires in {(on & fired).sum():,}.\n"
+        f"On in {on.sum():,} of {len(on):,} inputs: the latent fires in {(on & fired).sum():,}.\n"
         f"Off in {(~on).sum():,}: it fires in {(~on & fired).sum():,}."
     )
     return ax

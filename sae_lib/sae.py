@@ -21,7 +21,7 @@ class SparseAutoencoder(nn.Module):
     W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
     Row i of W_dec is the direction that latent i writes. It starts random, with length 1.
     W_enc starts as its transpose, so that each latent reads what it writes, times
-    2 d_in / d_sae, so that at first x_hat is about x: half of the latents fire on an input.
+    2 d_in / d_sae, so that at first x_hat is about as large as x.
     Simplified from Bricken et al. 2023 (who subtract b_dec from x first) and Cunningham et al.
     2023 (who tie encoder and decoder).
     """

@@ -43,7 +43,7 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
         config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
-    _require_same_outputs(sae, _sae_of(config, weights))
+    _require_same_outputs(sae, sae_of(config, weights))
     if (folder / "cfg.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,8 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
 def load_sae(folder: str | Path) -> SparseAutoencoder:
     """Read a ReLU ("standard") or TopK SAE that `save_sae` or SAELens 6 wrote. Runs no code.
 
-    The result has SAELens's latent activations and output. What ours does not do is folded in:
+    The result has SAELens's latent activations and output, in float32 whatever the file holds.
+    What ours does not do is folded in:
 
         x - b_dec at the input             b_enc - b_dec @ W_enc, the default of SAELens
         latents weighed by their norms     W_enc · |w_i|,  b_enc · |w_i|,  w_i / |w_i|
@@ -67,7 +68,7 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     try:
         config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
         weights = load((folder / "sae_weights.safetensors").read_bytes())
-        sae = _sae_of(config, {name: finite(name, weights[name]) for name in NAMES})
+        sae = sae_of(config, {name: finite(name, weights[name]) for name in NAMES})
         sae(torch.zeros(1, sae.W_enc.shape[0]))  # k may be no number, or too large
     except FileNotFoundError:
         raise
@@ -77,7 +78,7 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     return sae
 
 
-def _sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
+def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     """The SAE that a cfg.json and its weights describe; raise if ours cannot be that."""
     for name, known in {
         "architecture": ("standard", "topk"),

@@ -41,10 +41,8 @@ def train_sae(
 ) -> "TrainingHistory":
     """Train one SAE, in place, on a pool of activations (n_samples, d_in).
 
-    Adam; the learning rate falls to zero along a cosine. The defaults are the cheapest found
-    that recovered all ten features on the seeds tried (docs/evidence.md). They are made for
-    activations that are about half a unit long: the falling price found everything at 0.3, 1 and
-    3 times that, nothing at 0.1 times, and not always at 10 times (8 base models).
+    Adam; the learning rate falls to zero along a cosine. The defaults are made for activations
+    about half a unit long: a tenth of that, and nothing is found (docs/evidence.md).
     l1_start: let λ fall from there to l1_coefficient, exponentially, over the first 60 %.
     Raises ValueError or TypeError if the activations do not fit; FloatingPointError if the
     weights run away.

@@ -127,9 +127,9 @@ def test_gram_counts_the_features_with_one_opposite():
 def test_chance_bounds_random_from_above_and_the_sae_from_below():
     ax = plots.plot_chance(np.array([[0.51, 0.53], [0.711, 0.91]]), np.array([0.9989, 1]))
     assert ax.lines[0].get_xdata()[0] == 0.9989
-    assert title(ax).endswith("past 0.72; this SAE's worst is 0.99")
+    assert title(ax).endswith("past 0.72; this SAE's worst is 0.998")
     ax = plots.plot_chance(np.full((2, 2), 0.7), np.array([0.5, np.nan]))
-    assert title(ax).endswith("past 0.70; 1 features have no latent here")
+    assert title(ax).endswith("past 0.70; 1 features have no latent")
 
 
 def test_training_is_three_figures_over_the_same_batches():
@@ -176,7 +176,7 @@ def test_directions_shows_the_four_worst_told_apart_by_their_marks():
     learned = truth + np.diag([0.3, 0.0, 0.2, 0.4, 0.1], k=0) @ np.roll(truth, 1, axis=1)
     fig = plots.plot_directions(truth, {"learned": learned, "no price": truth})
     assert [title(ax).split("\n")[0][-1] for ax in fig.axes] == ["3", "0", "2", "4"]
-    assert title(fig.axes[0]).endswith("learned 0.92, no price 1.00")
+    assert title(fig.axes[0]).endswith("learned 0.928, no price 1.000")
     lines = {line.get_label(): line for line in fig.axes[0].lines}
     assert lines["true"].get_ydata().tolist() == truth[3].tolist()
     assert len({line.get_marker() for line in lines.values()}) == 4  # with the zero line
@@ -186,7 +186,7 @@ def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is
     ax = plots.plot_firing([0, 0, 1, 0.5], [0.2, 0.3, 0.9, 0], np.arange(4) == 3)
     assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (0, 0.3), (1, 0.9)], [(0.5, 0)]]
     assert ax.lines[1].get_marker() != ax.lines[2].get_marker()
-    assert title(ax) == "Feature on in 2 inputs: the latent fires in 1.\nOff in 2: it fires in 2."
+    assert title(ax) == "On in 2 of 4 inputs: the latent fires in 1.\nOff in 2: it fires in 2."
     assert plots.plot_firing([0.0], [0.2]).get_legend() is None
 
 

@@ -61,7 +61,7 @@ def draw_packing() -> Figure:
         x, y = np.cos(angle), np.sin(angle)
         _arrow(left, (0, 0), (x, y), colour)
         left.text(1.22 * x, 1.22 * y, f"f{i}", ha="center", va="center", fontsize=13)
-        right.barh(i, 0.6 if i == 1 else 0.0, color=colour, height=0.5)
+        right.barh(i, 0.5 if i == 1 else 0.0, left=0.1, color=colour, height=0.35)
         right.plot(0, i, "o", color=colour, markersize=9)
         right.text(-0.08, i, f"latent {i} reads f{i}", ha="right", va="center")
     left.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
