@@ -256,7 +256,7 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
                 ax.axvline(start, **DASHED)
         axes[1].annotate(f" {name}", (start, 1.02), va="top", weight="bold", **AT_BATCH)
         start = batch[-1]
-    axes[0].set(ylabel="squared error (log)", yscale="log")
+    axes[0].set(ylabel="squared error", yscale="log")
     axes[1].set(ylabel="L0", ylim=(0, 1.25 * axes[1].get_ylim()[1]))
     axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
     axes[2].set(xlabel="training batch", xlim=(0, start))

@@ -129,7 +129,7 @@ def firing(n: dict, out: str) -> dict:
 def back_into_the_model(out: str) -> dict:
     lines = [line for line in out.splitlines() if "of the model's loss" in line]
     kept = [float(line.split(":")[1].split("%")[0]) for line in lines]
-    moved = [int(line.split("moves ")[1].split()[0]) for line in lines]
+    moved = [int(line.rsplit(":")[-1]) for line in lines]
     return {
         "sec7-end: both trained SAEs keep all": (kept, min(kept[:2]) >= 99.9 > kept[2]),
         "splice-text: one output, and several": (moved, moved[0] == 1 and min(moved[1:]) >= 3),
