@@ -102,26 +102,20 @@ def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
 
 
 def switch() -> str:
+    data = {phase: group for (phase, l1), group in pooled("switch").items() if l1 in (0, 0.01)}
     names = {
         "off": "3,000 batches at λ = 0",
         "off, off": "then 3,000 more at λ = 0",
-        "on": "λ = 0, then λ = {:g}",
-        "off again": "λ = 0, then λ = {:g}, then λ = 0 again",
+        "on": "λ = 0, then λ = 0.01",
+        "off again": "λ = 0, then λ = 0.01, then λ = 0 again",
     }
-    groups = {names[phase].format(l1): group for (phase, l1), group in pooled("switch").items()}
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
     columns |= {"L0": ("l0", ".1f"), "unexplained": ("fvu", ".0e")}
-    when = []
-    for (phase, l1), group in pooled("switch").items():
-        if phase == "on":
-            batches = group["all found from batch"][group["complete"]]
-            middle, latest = np.median(batches), batches.max()
-            when.append(f"{middle:,.0f} (median) and {latest:,} (latest) at λ = {l1:g}")
-    then = (
-        f"Where all ten are found, they are from batch {'; '.join(when)}, counted from the switch."
-    )
-    made = made_by("switch", "8 SAE seeds × 3 base models")
-    return "\n\n".join([summary(groups, columns), then, made])
+    batches = data["on"]["all found from batch"]
+    then = f"All ten are found from batch {np.median(batches):,.0f} (median) and "
+    then += f"{batches.max():,} (latest) on, counted from the switch."
+    table = summary({names[phase]: group for phase, group in data.items()}, columns)
+    return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 base models")])
 
 
 def splice() -> str:

@@ -196,6 +196,7 @@ def test_the_right_price_is_right():
         (lambda truth: truth.repeat(2, 1), "deservedly: 10 of 10 features are there"),
         (lambda truth: truth[:5].repeat(4, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
+        (lambda truth: cheat(exercises._pairs(0)), "have neither a latent nor the opposite"),
         (lambda truth: cheat(truth) * math.nan, "NaN or infinite"),
         (lambda truth: {}.get(0), "is a return missing?"),
     ],
