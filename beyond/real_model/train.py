@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
+from torch.nn.functional import embedding_bag, normalize
 from tqdm import tqdm
 
 from beyond.real_model.activations import Activations, mean_and_scale
 from beyond.real_model.guards import (
+    OUTLIER,
     cosine,
     fingerprint,
     load_checkpoint,
@@ -15,7 +17,38 @@ from beyond.real_model.guards import (
     save_checkpoint,
     spread,
 )
-from sae_lib import SparseAutoencoder
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib.sae import SAELoss, sae_loss
+
+
+class TopK(TopKSparseAutoencoder):
+    """The lesson's TopK SAE at half the price: its loss sums only the k rows that fire."""
+
+    def loss(self, x: torch.Tensor, l1_coefficient: float = 0.0) -> SAELoss:
+        strongest = torch.relu(x @ self.W_enc + self.b_enc).topk(self.k, dim=-1)
+        x_hat = self.b_dec + embedding_bag(
+            strongest.indices, self.W_dec, per_sample_weights=strongest.values, mode="sum"
+        )
+        return sae_loss(x, x_hat, strongest.values, 0.0)
+
+
+class SoftFrozen(TopK):
+    """A control: no decoder row may turn further from its random start than to cosine 0.8.
+
+    A start in 576 dimensions has nothing to do with any feature, and 0.8 keeps most of it.
+    Korznikov et al. 2026, arXiv 2602.14111, who call it the soft-frozen decoder.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, *, k: int, seed: int = 0):
+        super().__init__(d_in, d_sae, k=k, seed=seed)
+        self.register_buffer("start", self.W_dec.detach().clone())
+
+    @torch.no_grad()
+    def normalize_decoder_(self) -> None:
+        super().normalize_decoder_()
+        along = (self.W_dec * self.start).sum(dim=-1, keepdim=True)
+        edge = 0.8 * self.start + 0.6 * normalize(self.W_dec - along * self.start, dim=-1)
+        self.W_dec.copy_(torch.where(along < 0.8, edge, self.W_dec))
 
 
 class Standardised:
@@ -29,6 +62,12 @@ class Standardised:
             raise ValueError(f"n_train must be from 1 to {len(activations)}, but {n_train} came.")
         self.activations, self.n_train = activations, n_train
         self.mean, self.scale = mean_and_scale(activations.chunks(0, n_train))
+        lengths = activations.rows(torch.from_numpy(spread(n_train))).norm(dim=-1)
+        self.limit = OUTLIER * lengths.median().item()
+
+    def is_outlier(self, x: torch.Tensor) -> torch.Tensor:
+        """Which of the model's activations (..., width) are of a length not trained on: (...)."""
+        return x.norm(dim=-1) > self.limit
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """From the model's activations to the SAE's inputs; any leading shape."""

@@ -1,0 +1,240 @@
+"""Latents as people look at them: plain HTML, no script, its own colours in any theme."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.nn.functional import normalize
+
+from beyond.real_model.activations import Activations
+from beyond.real_model.language_model import LanguageModel
+from beyond.real_model.texts import word_runs
+from beyond.real_model.train import Standardised
+from sae_lib import SparseAutoencoder
+from sae_lib.metrics import FIRES
+
+# --- contexts: where a latent fires, with the text around it ------------------------------
+
+
+class Context(NamedTuple):
+    """A piece of text; marks (start, end, value) of what fired there; where the row's token is."""
+
+    text: str
+    marks: list[tuple[int, int, float]]
+    peak: int
+
+
+def column(code: sparse.csc_array, latent: int) -> np.ndarray:
+    """The activations of one latent on every token: (n_tokens,)."""
+    return code[:, [latent]].toarray().ravel()
+
+
+def context(activations: Activations, acts: np.ndarray, token: int, width: int = 60) -> Context:
+    """The text around one token, and what else fired there. acts (n_tokens,): one latent's."""
+    text_id, start, end = activations.tokens[token].tolist()
+    text = activations.texts[text_id]
+    left, right = max(0, start - width), min(len(text), end + width)
+    if left:
+        left = text.rfind(" ", 0, left) + 1
+    if right < len(text):
+        right = text.find(" ", right) if " " in text[right:] else len(text)
+    before, after = "… " * (left > 0), " …" * (right < len(text))
+    shift = len(before) - left
+    first, last = np.searchsorted(activations.tokens[:, 0], [text_id, text_id + 1])
+    marks = []
+    for i in first + np.flatnonzero(acts[first:last]):
+        s, e = activations.tokens[i, 1:].tolist()
+        if left <= s < e <= right:
+            marks.append((s + shift, e + shift, float(acts[i])))
+    return Context(before + text[left:right] + after, marks, start + shift)
+
+
+def pick_contexts(
+    activations: Activations, acts: np.ndarray, tokens: Iterable[int], n: int, taken: list[Context]
+) -> list[Context]:
+    """The first n of these tokens' contexts, one a text, none nearly a row already `taken`."""
+    chosen = []
+    for token in tokens:
+        if len(chosen) == n:
+            break
+        new = context(activations, acts, token)
+        runs = word_runs(new.text)
+        others = [word_runs(old.text) for old in taken]
+        if all(2 * len(runs & other) < min(len(runs), len(other)) for other in others):
+            chosen.append(new)
+            taken.append(new)
+    return chosen
+
+
+def bands(
+    activations: Activations, acts: np.ndarray, n_rows: Sequence[int] = (4, 3, 3), *, seed: int = 0
+) -> list[tuple[str, list[Context]]]:
+    """Rows from the strongest third of the strengths, the middle and the weakest.
+
+    The strongest alone would flatter a latent: they are picked to look alike.
+    """
+    strongest, rng, taken, out = acts.max(), np.random.default_rng(seed), [], []
+    edges = (1.0, 2 / 3, 1 / 3, 0.0)
+    for i, (name, n) in enumerate(zip(("strong", "middling", "weak"), n_rows, strict=True)):
+        inside = np.flatnonzero(
+            (acts <= edges[i] * strongest) & (acts > edges[i + 1] * strongest) & (acts > 0)
+        )
+        order = (
+            inside[np.argsort(-acts[inside], kind="stable")] if i == 0 else rng.permutation(inside)
+        )
+        rows = pick_contexts(activations, acts, order, n, taken)
+        out.append((f"{name}: {len(inside)} tokens", rows))
+    return out
+
+
+# --- HTML -----------------------------------------------------------------------------------
+
+# Orange, so that it is told apart in any kind of colour vision; dark text on it reads at 4.5 : 1.
+LEVELS = ("#fdeee6", "#fbd3bd", "#f7ab84", "#f08a55")
+BOX = (
+    "background:#ffffff;color:#1a1a1a;border:1px solid #767676;border-radius:6px;padding:8px 12px;"
+    "margin:8px 0;max-width:820px;font:15px/1.5 system-ui,sans-serif;overflow-wrap:anywhere;"
+    "text-align:left"
+)
+
+
+def box(*parts: str) -> str:
+    return f'<div style="{BOX}">{"".join(parts)}</div>'
+
+
+def fold(title: str, *parts: str) -> str:
+    summary = f'<summary style="cursor:pointer;color:#1a1a1a">{title}</summary>'
+    return f'<details style="margin:4px 0">{summary}{"".join(parts)}</details>'
+
+
+def mark(text: str, value: float, strongest: float, *, bold: bool = False) -> str:
+    """A piece of text on a colour for its strength; the number shows on hover."""
+    level = min(max(int(np.ceil(4 * value / strongest)), 1), 4) - 1
+    word = escape(text)
+    style = f"background:{LEVELS[level]};color:#1a1a1a;padding:0 1px;border-radius:2px"
+    return f'<mark title="{value:.2f}" style="{style}">{f"<b>{word}</b>" if bold else word}</mark>'
+
+
+def row(context: Context, strongest: float, *, marked: bool = True) -> str:
+    pieces, at = [], 0
+    for start, end, value in context.marks if marked else ():
+        pieces.append(escape(context.text[at:start]))
+        bold = start == context.peak
+        pieces.append(mark(context.text[start:end], value, strongest, bold=bold))
+        at = end
+    return "".join(pieces) + escape(context.text[at:])
+
+
+def rows(contexts: Sequence[Context], strongest: float, *, marked: bool = True) -> str:
+    items = (f'<li style="margin:2px 0">{row(c, strongest, marked=marked)}</li>' for c in contexts)
+    return f'<ul style="margin:0 0 6px;padding-left:20px">{"".join(items)}</ul>'
+
+
+def histogram(acts: np.ndarray, n_bins: int = 24) -> str:
+    """How often each strength occurs, as a line of blocks on a log axis."""
+    counts, _ = np.histogram(acts[acts > 0], n_bins, (0, acts.max()))
+    blocks = " ▁▂▃▄▅▆▇█"
+    heights = np.ceil(8 * np.log1p(counts) / np.log1p(counts.max())).astype(int)
+    line = "".join(blocks[h] for h in heights)
+    return (
+        f'0 <span role="img" aria-label="histogram of the activations" '
+        f'style="font-family:monospace;letter-spacing:-1px;white-space:pre">{line}</span> '
+        f"{acts.max():.1f}"
+    )
+
+
+def common_tokens(
+    language_model: LanguageModel, texts: Sequence[str], at_least: int = 10
+) -> torch.Tensor:
+    """The tokens that occur in the texts at least so often; the others are mostly odds and ends."""
+    ids = language_model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    found, counts = np.unique(np.concatenate(ids), return_counts=True)
+    return torch.from_numpy(found[counts >= at_least])
+
+
+def nearest(W_dec: torch.Tensor, n: int) -> list[list[tuple[int, float]]]:
+    """For each latent, the n others whose directions are nearest, with their cosine."""
+    cosines = normalize(W_dec.detach(), dim=1) @ normalize(W_dec.detach(), dim=1).T
+    found = cosines.fill_diagonal_(-1).topk(n, dim=1)
+    return [
+        list(zip(*pair, strict=True))
+        for pair in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    ]
+
+
+def quoted(tokens: Iterable[str]) -> str:
+    return " ".join(f"“{escape(token.strip() or repr(token))}”" for token in tokens)
+
+
+def card(title: str, facts: dict[str, str], activations: Activations, acts: np.ndarray) -> str:
+    """One latent: a title, facts (name: HTML), and rows by strength."""
+    lines = "".join(f"<div><b>{name}</b> {fact}</div>" for name, fact in facts.items())
+    parts = [f'<div style="font-size:17px"><b>{escape(title)}</b></div>', lines]
+    for heading, contexts in bands(activations, acts):
+        if contexts:
+            parts += [f'<div style="margin-top:6px">{heading}</div>', rows(contexts, acts.max())]
+    return box(*parts)
+
+
+def guessing_card(name: str, activations: Activations, acts: np.ndarray, *, seed: int = 0) -> str:
+    """Five rows to name a latent from, and three more to test the name on, folded.
+
+    The five are the strongest. The three are drawn at random among the tokens on which it is at
+    least a third as strong as on its strongest.
+    """
+    fired, taken = np.flatnonzero(acts), []
+    strongest = fired[np.argsort(-acts[fired], kind="stable")]
+    five = pick_contexts(activations, acts, strongest, 5, taken)
+    at_random = np.random.default_rng(seed).permutation(np.flatnonzero(acts > acts.max() / 3))
+    three = pick_contexts(activations, acts, at_random, 3, taken)
+    top = acts.max()
+    answer = fold("Where it fires", rows(three, top))
+    test = fold("Three more. On which token does it fire?", rows(three, top, marked=False), answer)
+    return box(f"<b>{escape(name)}</b>", rows(five, top), test)
+
+
+@torch.no_grad()
+def reading(
+    language_model: LanguageModel,
+    layer: int,
+    sae: SparseAutoencoder,
+    data: Standardised,
+    text: str,
+    about: Sequence[str],
+) -> str:
+    """Your own text: which latent fires most on each token, and what it usually fires on.
+
+    about: for each latent, a few words. Raises ValueError if the text is empty.
+    """
+    if not text.strip():
+        raise ValueError("my_text is empty: write at least one word between the quotes.")
+    inputs = language_model.tokenize([text])
+    x = language_model.activations(inputs, layer)[0]
+    acts = sae.encode(data(x))
+    acts[data.is_outlier(x)] = 0
+    places = inputs["offset_mapping"][0].tolist()
+    pieces, lines, at, top = [], [], 0, acts.max().item() or 1.0
+    for (start, end), of_token in zip(places, acts, strict=True):
+        value, latent = of_token.max(dim=0)
+        word = text[start:end]
+        pieces.append(escape(text[at:start]))
+        if value > FIRES:
+            space = len(word) - len(word.lstrip()) if word.strip() else 0
+            shown = mark(word[space:], value.item(), top)
+            pieces += [word[:space], shown]
+            lines.append(
+                f"<tr><td>{shown}</td><td>{latent}</td>"
+                f"<td>{value:.2f}</td><td>{escape(about[latent])}</td></tr>"
+            )
+        else:
+            pieces.append(escape(word))
+        at = end
+    head = "<tr><th>token</th><th>latent</th><th>value</th><th>its words</th></tr>"
+    table = f'<table style="color:#1a1a1a;background:#ffffff;border-collapse:collapse">{head}'
+    return box(
+        f"<div>{''.join(pieces)}{escape(text[at:])}</div>",
+        table + "".join(lines) + "</table>",
+    )
