@@ -1,4 +1,4 @@
-"""Print all that is stored: `python -m evidence.tables [NAME ...]`. A second.
+"""Print the experiments that are stored: `python -m evidence.tables [NAME ...]`. A second.
 
 A line is one setting, n its SAEs on all base models together, and a number the mean over them;
 complete is how many of them found every feature.

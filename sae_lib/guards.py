@@ -12,7 +12,7 @@ def finite(name: str, x, n_columns: int | None = None) -> torch.Tensor:
     """x as a detached tensor of floats; raise in one sentence unless it is finite, not empty,
     and, where n_columns is given, a matrix of so many columns (0: of any number)."""
     if isinstance(x, np.ndarray):
-        x = torch.as_tensor(x)
+        x = torch.from_numpy(np.require(x, requirements="CW"))  # views, read-only arrays
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor or an array, but a {type(x).__name__} came.")
     if not x.is_floating_point():

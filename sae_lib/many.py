@@ -33,14 +33,12 @@ def train_saes(
     as stopping early, is not seen by that.
     """
     prices = torch.as_tensor(l1_coefficient, dtype=torch.float64).expand(len(saes))
-    seeds = [int(seed) for seed in seeds]  # NumPy's too
-    if len(seeds) != len(saes):
-        raise ValueError(f"seeds must have {len(saes)} entries, one each; {len(seeds)} came.")
+    _require_one_each(seeds, saes)
     stack = stack_modules(saes)
     activations = fitting(stack, activations)
     _compare_two_steps(saes, activations, prices, seeds, train, settings)
     prices = prices.to(stack.W_dec)
-    history = train(stack, activations, l1_coefficient=prices, seed=seeds, **settings)
+    history = train(stack, activations, l1_coefficient=prices, seed=list(seeds), **settings)
     unstack_(stack, saes)
     return [_entry(history, i) for i in range(len(saes))]
 
@@ -48,8 +46,9 @@ def train_saes(
 @with_gradients
 def train_toy_models(models: Sequence[ToyModel], *, seeds: Sequence[int], **settings) -> None:
     """`train_toy_model` for many models of one shape at once, in place. seeds: one per model."""
+    _require_one_each(seeds, models)
     stack = stack_modules(models)
-    train_toy_model(stack, seed=[int(seed) for seed in seeds], **settings)
+    train_toy_model(stack, seed=list(seeds), **settings)
     unstack_(stack, models)
 
 
@@ -58,7 +57,8 @@ def stack_modules(modules: Sequence[nn.Module]) -> nn.Module:
 
     A matrix becomes (n, rows, columns), a vector (n, 1, size), a number (n, 1, 1), so that the
     class's own lines, written for one, broadcast over n when data comes as (n, batch, size).
-    Raises ValueError for modules that differ in anything but the values of their tensors.
+    Raises ValueError for modules that differ in class, shapes or settings. (A tensor that is
+    neither parameter nor buffer is not seen: it stays that of the first.)
     """
     for module in modules:
         if list(module.children()):
@@ -87,15 +87,24 @@ def unstack_(stack: nn.Module, modules: Sequence[nn.Module]) -> None:
         vars(module).update(_settings(stack))
 
 
+def _require_one_each(seeds: Sequence[int], modules: Sequence[nn.Module]) -> None:
+    if not len(seeds) == len(modules) > 0:
+        raise ValueError(f"seeds must have {len(modules)} entries, one each; {len(seeds)} came.")
+
+
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """The module's parameters and buffers."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _settings(module: nn.Module) -> dict:
-    """What a class keeps besides tensors, such as k: {name: value}."""
-    kept = {name: v for name, v in vars(module).items() if name not in vars(nn.Module())}
-    return {name: v for name, v in kept.items() if isinstance(v, (int, float, str, bool))}
+    """What a class keeps besides tensors, such as k: numbers, words, and tuples of them."""
+    plain, kept = (int, float, str, type(None)), {}
+    for name, value in vars(module).items():
+        parts = value if isinstance(value, (tuple, list)) else [value]
+        if name not in vars(nn.Module()) and all(isinstance(part, plain) for part in parts):
+            kept[name] = value
+    return kept
 
 
 def _signature(module: nn.Module) -> dict:
@@ -103,7 +112,7 @@ def _signature(module: nn.Module) -> dict:
     shapes = {
         name: (tuple(t.shape), t.dtype, t.requires_grad) for name, t in _tensors(module).items()
     }
-    return {"class": type(module).__name__, **shapes, **_settings(module)}
+    return {"class": type(module), **shapes, **_settings(module)}
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -75,19 +75,24 @@ def chance_cosines(
     return np.stack([match_features(c).cosine for c in cosines])
 
 
-def fires(latent_acts: torch.Tensor) -> torch.Tensor:
-    """Which latents fire on which inputs: bool, of the shape of latent_acts."""
+def fires(latent_acts: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
+    """Which latents fire on which inputs: bool, of the kind and shape of latent_acts."""
     return abs(latent_acts) > FIRES
 
 
 def l0(latent_acts: torch.Tensor) -> float:
-    """How many latents fire on an input, on average over the inputs."""
-    return fires(latent_acts).sum(dim=-1).float().mean().item()
+    """How many latents fire on an input, on average over the inputs: latent_acts (..., d_sae)."""
+    return fires(torch.as_tensor(latent_acts)).sum(dim=-1).float().mean().item()
 
 
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect."""
-    x, x_hat = x.detach().double(), x_hat.detach().double()
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect.
+
+    x, x_hat (n, d_in). Raises ValueError if their shapes differ.
+    """
+    x, x_hat = (finite(name, t).double() for name, t in (("x", x), ("x_hat", x_hat)))
+    if x.shape != x_hat.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, but x_hat has {tuple(x_hat.shape)}.")
     return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
 

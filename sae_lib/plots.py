@@ -294,7 +294,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     fig.supxlabel("hidden coordinate", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return _headline(fig, f"Worst cosine {down(first.min(), 3)}")
+    return _headline(fig, f"Worst cosine {down(np.nanmin(first), 3)}")
 
 
 @styled

@@ -8,7 +8,7 @@ from torch import nn
 
 def random_directions(n: int, d: int, *, seed: int = 0) -> torch.Tensor:
     """n directions of length 1, uniform on the sphere in d dimensions: (n, d)."""
-    directions = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    directions = torch.randn(n, d, generator=torch.Generator().manual_seed(int(seed)))
     return directions / directions.norm(dim=-1, keepdim=True)
 
 

@@ -27,7 +27,7 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     TopK SAE does, since weights carry no code.
     """
     folder = Path(folder)
-    weights = {name: getattr(sae, name).detach().cpu().contiguous() for name in NAMES}
+    weights = {name: finite(name, getattr(sae, name)).cpu().contiguous() for name in NAMES}
     d_sae, d_in = weights["W_dec"].shape
     config = {
         "architecture": "standard",
@@ -42,13 +42,14 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     }
     if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
-        config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
+        config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
     _require_same_outputs(sae, sae_of(config, weights))
     if (folder / "cfg.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2) + "\n"  # before anything is written
     write_file(folder / "sae_weights.safetensors", save(weights))
-    write_file(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_file(folder / "cfg.json", text.encode())
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:
@@ -106,8 +107,9 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
 def _require_same_outputs(sae: SparseAutoencoder, again: SparseAutoencoder) -> None:
     """Raise unless both give the same code and output on 16 random inputs."""
     x = torch.randn(16, again.W_enc.shape[0], generator=torch.Generator().manual_seed(0))
-    for ours, read in zip(sae(x.to(sae.W_dec)), again(x), strict=True):
-        if not torch.allclose(ours.cpu().float(), read, rtol=1e-3, atol=1e-3):
+    weights = {name: w.cpu().float() for name, w in sae.state_dict().items()}
+    for ours, read in zip(torch.func.functional_call(sae, weights, (x,)), again(x), strict=True):
+        if not torch.allclose(ours, read, rtol=1e-3, atol=1e-3):
             raise ValueError(
                 f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
                 "its k strongest, and h W_dec + b_dec; the weights alone would not carry that."

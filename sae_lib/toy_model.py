@@ -25,7 +25,7 @@ class ToyModel(nn.Module):
     ):
         super().__init__()
         self.sparsity = sparsity
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         W = torch.randn(n_hidden, n_features, generator=generator) / n_hidden**0.5
         self.W = nn.Parameter(W)
         self.b = nn.Parameter(torch.zeros(n_features))
@@ -46,7 +46,7 @@ class ToyModel(nn.Module):
             return torch.stack([self.sample_features(n, seed=one) for one in seed])
         rng = seed
         if not isinstance(rng, torch.Generator):
-            rng = torch.Generator().manual_seed(seed)
+            rng = torch.Generator().manual_seed(int(seed))
         shape = (n, self.W.shape[-1])
         is_on = torch.rand(shape, generator=rng) >= self.sparsity
         return (torch.rand(shape, generator=rng) * is_on).to(self.W)
@@ -78,9 +78,9 @@ def train_toy_model(
     zero along a cosine. A stack of models (see `train_toy_models`) takes a list of seeds.
     """
     if isinstance(seed, Sequence):
-        rng = [torch.Generator().manual_seed(one) for one in seed]
+        rng = [torch.Generator().manual_seed(int(one)) for one in seed]
     else:
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(int(seed))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):

@@ -44,8 +44,8 @@ def train_sae(
     Adam; the learning rate falls to zero along a cosine. The defaults are made for activations
     about half a unit long: a tenth of that, and nothing is found (docs/evidence.md).
     l1_start: let λ fall from there to l1_coefficient, exponentially, over the first 60 %.
-    Raises ValueError or TypeError if the activations do not fit; FloatingPointError if the
-    weights run away.
+    Raises ValueError or TypeError if the activations do not fit; FloatingPointError if the loss
+    of a logged batch (the last is one) is not finite.
     """
     optimizer = torch.optim.Adam(sae.parameters(), lr, betas, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
@@ -111,7 +111,7 @@ def minibatches(
     pool = fitting(sae, activations)
     is_stack = sae.W_dec.ndim == 3
     seeds = seed if is_stack else [seed]
-    generators = [torch.Generator().manual_seed(one) for one in seeds]
+    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
     n_samples, d_in = pool.shape[-2:]
     first_row = torch.arange(len(seeds))[:, None] * (n_samples if pool.ndim == 3 else 0)
     pool = pool.reshape(-1, d_in)
@@ -147,12 +147,12 @@ def price_schedule(l1_coefficient: float, l1_start: float | None, n_steps: int) 
     Of a stack l1_coefficient may be a tensor, one λ each. Raises ValueError if a λ is negative
     or not finite, or if it is to fall to or from 0.
     """
-    lowest = torch.as_tensor(l1_coefficient, dtype=torch.float64).min().item()
-    if not 0 <= lowest < float("inf"):
-        raise ValueError(f"l1_coefficient must be finite and not negative, but {lowest} came.")
+    prices = torch.as_tensor(l1_coefficient, dtype=torch.float64)
+    if not (prices.isfinite().all() and prices.min() >= 0):
+        raise ValueError(f"l1_coefficient must be finite and not negative; {l1_coefficient} came.")
     if l1_start is None:
         return [l1_coefficient] * n_steps
-    if not (l1_start > 0 and lowest > 0):
-        raise ValueError("A price that falls needs l1_start and l1_coefficient above 0.")
+    if not (0 < l1_start < float("inf") and prices.min() > 0):
+        raise ValueError("A price that falls needs a finite l1_start and l1_coefficient above 0.")
     left = [max(0.0, 1 - step / (0.6 * n_steps)) for step in range(n_steps)]  # from 1 to 0
     return [l1_coefficient * (l1_start / l1_coefficient) ** share for share in left]

@@ -76,11 +76,12 @@ def test_each_door_refuses_bad_values_in_one_sentence(door, value, error, words)
                 sentence,
             )
             for price, sentence in [
-                ({"l1_coefficient": -1e-9}, "must be finite and not negative, but -1"),
-                ({"l1_coefficient": float("nan")}, "must be finite and not negative, but nan"),
-                ({"l1_coefficient": float("inf")}, "must be finite and not negative, but inf"),
-                ({"l1_start": 0.0}, "A price that falls needs l1_start and l1_coefficient above"),
-                ({"l1_start": 0.1, "l1_coefficient": 0}, "A price that falls needs l1_start and"),
+                ({"l1_coefficient": -1e-9}, "must be finite and not negative; -1"),
+                ({"l1_coefficient": float("nan")}, "must be finite and not negative; nan"),
+                ({"l1_coefficient": float("inf")}, "must be finite and not negative; inf"),
+                ({"l1_start": float("inf")}, "A price that falls needs a finite"),
+                ({"l1_start": 0.0}, "A price that falls needs a finite l1_start"),
+                ({"l1_start": 0.1, "l1_coefficient": 0}, "A price that falls needs a finite"),
             ]
         ),
     ],

@@ -9,7 +9,6 @@ from torch import nn
 from variants import (
     BatchTopK,
     FirstAxis,
-    FirstAxisNorm,
     FlatBatchTopK,
     FloatMean,
     JumpReLU,
@@ -18,6 +17,7 @@ from variants import (
     same_weights,
 )
 
+import sae_lib
 from sae_lib import (
     SparseAutoencoder,
     TopKSparseAutoencoder,
@@ -213,7 +213,6 @@ REFUSED = {
     "a module inside": (lambda: three(WithModule), "A WithModule has modules inside it"),
     "a flat batch": (lambda: three(FlatBatchTopK), ANOTHER),
     "the first axis": (lambda: three(FirstAxis), ANOTHER),
-    "a norm along the first axis": (lambda: three(FirstAxisNorm), ANOTHER),
     "a float from data": (lambda: three(FloatMean), ANOTHER),
 }
 
@@ -243,5 +242,21 @@ def test_what_a_stack_refuses_trains_alone(kind):
 def test_there_is_a_seed_for_each():
     with pytest.raises(ValueError, match="seeds must have 3 entries, one each; 2 came"):
         train_saes(three(SparseAutoencoder), POOLS, seeds=[0, 1])
+    with pytest.raises(ValueError, match="seeds must have 2 entries, one each; 1 came"):
+        train_toy_models([ToyModel(), ToyModel()], seeds=[1])
     with pytest.raises(ValueError, match="these differ"):
         train_toy_models([ToyModel(), ToyModel(sparsity=0.5)], seeds=[0, 1])
+
+
+def test_one_in_the_middle_that_differs_in_class_or_in_a_list_of_numbers_is_refused():
+    class SparseAutoencoder(sae_lib.SparseAutoencoder):  # as after a cell that was run again
+        pass
+
+    odd = [sae_lib.SparseAutoencoder(5, 20), SparseAutoencoder(5, 20)]
+    with pytest.raises(ValueError, match="one class"):
+        train_saes([odd[0], odd[1], odd[0]], POOLS, seeds=range(3))
+    saes = three(sae_lib.SparseAutoencoder)
+    for sae, sizes in zip(saes, [(4, 8), (10,), (4, 8)], strict=True):
+        sae.sizes = sizes
+    with pytest.raises(ValueError, match="these differ"):
+        train_saes(saes, POOLS, seeds=range(3))

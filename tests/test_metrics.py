@@ -63,11 +63,6 @@ def test_matching_adds_up_cosines_and_not_angles():
     assert angles[0, 1] + angles[1, 0] > angles[0, 0] + angles[1, 1]
 
 
-def test_matching_is_signed_so_an_opposite_direction_is_no_match():
-    matches = match_features(torch.tensor([[-1.0], [0.2]]))
-    assert (matches.latent.item(), matches.cosine.item()) == (1, pytest.approx(0.2))
-
-
 def test_a_feature_left_without_a_latent_has_index_minus_one_and_no_cosine():
     matches = match_features(torch.tensor([[0.1, 0.9, 0.5]]))
     assert matches.latent.tolist() == [-1, 0, -1]

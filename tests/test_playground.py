@@ -150,23 +150,6 @@ def test_two_hundred_steps_are_those_of_the_library(js, price):
     np.testing.assert_allclose([loss["l0"] for loss in logged], history.l0, rtol=0, atol=1e-6)
 
 
-def test_each_loss_and_a_constant_rate_are_those_of_torch(js):
-    sae = SparseAutoencoder(3, 7, seed=4).double()
-    x = torch.randn(50, 16, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    flat = [batch.reshape(-1).tolist() for batch in x]
-    page = js("trainOn", parts(sae), 3, 7, flat, [0.02] * 50, 0.1, 0.8, 0.95)
-    optimizer = torch.optim.Adam(sae.parameters(), 0.02, (0.8, 0.95))
-    for step in range(50):
-        loss = sae.loss(x[step], 0.1).total
-        assert page["losses"][step]["total"] == pytest.approx(loss.item(), abs=1e-9)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        sae.normalize_decoder_()
-    for own, others in zip(page["weights"], parts(sae), strict=True):
-        np.testing.assert_allclose(own, others, rtol=0, atol=1e-6)
-
-
 def matrix(rows: list[float], d: int = 5) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).view(-1, d)
 

@@ -217,12 +217,6 @@ def test_phase_says_the_least_share_up_to_two_features_a_dimension():
     assert title(ax) == "Up to n = 2d at least 98 % are found"
 
 
-def test_diagrams_are_markdown_pictures():
-    for draw in (pictures.draw_sae, pictures.draw_packing, pictures.draw_price):
-        assert draw.__doc__.startswith("Diagram") and "\n" not in draw.__doc__
-        assert figures.data_uri(draw()).startswith("data:image/png;base64,")
-
-
 def test_a_strip_says_error_l0_and_found_for_each_state():
     rows = np.eye(5)
     fig = pictures.draw_strip({"a": (rows, 0.123, 4), "b": (rows[::-1].copy(), 3e-5, 1.44)}, rows)

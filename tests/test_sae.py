@@ -6,7 +6,6 @@ import torch
 from variants import in_general_position, with_weights
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, l0, random_directions, sae_loss
-from sae_lib.many import stack_modules
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
@@ -106,49 +105,3 @@ def test_normalizing_changes_lengths_and_nothing_else_and_leaves_zero_rows(dtype
     torch.testing.assert_close(sae.W_dec, torch.tensor([[0.6, 0.8], [0, 0], [0, -1]], dtype=dtype))
     assert all(torch.equal(getattr(sae, name), w) for name, w in kept.items())
     assert sae.W_dec.requires_grad
-
-
-@pytest.mark.parametrize("k", [1, 3, 20])
-def test_topk_never_fires_more_than_k(k):
-    topk, plain = (
-        in_general_position(sae)
-        for sae in (TopKSparseAutoencoder(5, 20, k=k), SparseAutoencoder(5, 20))
-    )
-    kept, all_acts = topk.encode(X), plain.encode(X)
-    assert torch.equal((kept > 0).sum(dim=1), (all_acts > 0).sum(dim=1).clamp_max(k))
-    assert torch.equal(kept.max(dim=1).values, all_acts.max(dim=1).values)
-    assert torch.equal(kept[kept > 0], all_acts[kept > 0])
-
-
-@pytest.mark.parametrize("k", [None, 2], ids=["L1", "TopK"])
-def test_a_stack_computes_row_by_row_what_each_computes_alone(k):
-    def new(seed):
-        sae = TopKSparseAutoencoder(5, 7, k=k) if k else SparseAutoencoder(5, 7, seed=seed)
-        return with_weights(in_general_position(sae), b_dec=torch.full((5,), float(seed)))
-
-    saes = [new(seed) for seed in range(3)]
-    stack, prices = stack_modules(saes), torch.tensor([0.0, 0.1, 1.0])
-    x = X[:60].view(3, 20, 5)
-    together = (*stack(x), *stack.loss(x, prices))
-    stack.normalize_decoder_()
-    for i, sae in enumerate(saes):
-        for many, one in zip(together, (*sae(x[i]), *sae.loss(x[i], prices[i])), strict=True):
-            torch.testing.assert_close(many[i], one)
-        sae.normalize_decoder_()
-        torch.testing.assert_close(stack.W_dec[i], sae.W_dec)
-
-
-# --- against numpy ----------------------------------------------------------------------
-
-
-def test_forward_and_loss_agree_with_numpy():
-    sae = in_general_position(SparseAutoencoder(5, 20))
-    W_enc, b_enc, W_dec, b_dec = (w.detach().double().numpy() for w in sae.parameters())
-    x = X.double().numpy()
-    h = np.maximum(x @ W_enc + b_enc, 0)
-    x_hat = np.einsum("bi,ij->bj", h, W_dec) + b_dec
-    error, price = ((x - x_hat) ** 2).sum() / len(x), 0.1 * h.sum() / len(x)
-    np.testing.assert_allclose(sae(X)[1].detach(), h, atol=1e-6)
-    np.testing.assert_allclose(sae(X)[0].detach(), x_hat, atol=1e-6)
-    loss = [number.item() for number in sae.loss(X, l1_coefficient=0.1)]
-    np.testing.assert_allclose(loss, [error + price, error, price], rtol=1e-6)

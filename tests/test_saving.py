@@ -8,6 +8,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
@@ -197,3 +198,15 @@ def test_loading_a_pickle_runs_none_of_its_code(folder, tmp_path):
     assert not sprung.exists()
     pickle.loads((folder / FILES[1]).read_bytes())
     assert sprung.exists()  # the trap works: only load_sae did not step on it
+
+
+def test_half_precision_a_numpy_k_and_weights_that_are_not_finite(tmp_path):
+    sae = SparseAutoencoder(5, 20).bfloat16()
+    save_sae(sae, tmp_path)
+    torch.testing.assert_close(load_sae(tmp_path).W_dec, sae.W_dec.float())
+    save_sae(TopKSparseAutoencoder(5, 20, k=np.int64(3)), tmp_path, overwrite=True)
+    assert load_sae(tmp_path).k == 3
+    sae.b_enc.data[0] = float("nan")
+    with pytest.raises(ValueError, match="b_enc holds NaN"):
+        save_sae(sae, tmp_path, overwrite=True)
+    assert load_sae(tmp_path).k == 3  # what was there is still there

@@ -25,14 +25,6 @@ pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
-def train_one(sae, activations, *, seed=0, **settings):
-    """train_sae by way of train_saes, so that one test can guard both."""
-    return train_saes([sae], activations, seeds=[seed], **settings)[0]
-
-
-both = pytest.mark.parametrize("train", [train_sae, train_one], ids=["train_sae", "train_saes"])
-
-
 # --- the parts --------------------------------------------------------------------------
 
 
@@ -114,13 +106,12 @@ def train_in_numpy(weights, batches, prices, lr, betas, normalize, k):
     return np.array(history).T / len(x)
 
 
-@both
 @pytest.mark.parametrize(
     ("l1_start", "normalize", "k"),
     [(None, True, None), (None, False, None), (0.4, True, None), (None, True, 2)],
     ids=["constant price", "free lengths", "falling price", "TopK"],
 )
-def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k):
+def test_training_agrees_with_numpy_at_every_step(l1_start, normalize, k):
     sae, pool = SparseAutoencoder(5, 20, seed=1).double(), POOL.double()
     if k:
         sae = TopKSparseAutoencoder(5, 20, k=k, seed=1).double()
@@ -131,7 +122,7 @@ def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k)
     if l1_start:
         prices = [0.05 * 8 ** (1 - step / 24) for step in range(24)] + [0.05] * 16
     log = train_in_numpy(expected, batches, prices, 0.02, (0.8, 0.95), normalize, k)
-    history = train(
+    history = train_sae(
         sae,
         pool,
         l1_coefficient=0.05,
@@ -154,27 +145,10 @@ def test_training_agrees_with_numpy_at_every_step(train, l1_start, normalize, k)
 # --- what always holds ------------------------------------------------------------------
 
 
-@both
-def test_every_decoder_direction_has_length_one_after_every_step(train, monkeypatch):
-    monkeypatch.setattr(TrainingHistory, "__init__", log_every_step)
-    sae = SparseAutoencoder(5, 20)
-    W_dec = torch.stack(train(sae, POOL, n_steps=60).W_dec)
-    assert (W_dec[1:] != W_dec[:-1]).any(dim=(1, 2)).all()
-    torch.testing.assert_close(W_dec.norm(dim=-1), torch.ones(60, 20))
-    torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(20))
-
-
-def log_every_step(history, n_steps, n_logged):
-    history.steps_to_log = range(n_steps)
-    history.step, history.W_dec = [], []
-    history.reconstruction, history.sparsity, history.l0 = [], [], []
-
-
-@both
-def test_history_shows_each_logged_step_before_its_update(train):
+def test_history_shows_each_logged_step_before_its_update():
     sae = SparseAutoencoder(5, 20)
     start = copy.deepcopy(sae)
-    history = train(sae, POOL, n_steps=101, n_logged=3, batch_size=32)
+    history = train_sae(sae, POOL, n_steps=101, n_logged=3, batch_size=32)
     assert history.step == [0, 9, 100]
     assert np.array(history.l0).shape == (3,) and np.array(history.W_dec).shape == (3, 20, 5)
     assert torch.equal(history.W_dec[0], start.W_dec)
@@ -187,39 +161,35 @@ def test_history_shows_each_logged_step_before_its_update(train):
     assert history.reconstruction[-1] < history.reconstruction[0] / 10
 
 
-@both
-def test_same_seed_gives_identical_numbers_and_other_seeds_do_not(train):
+def test_same_seed_gives_identical_numbers_and_other_seeds_do_not():
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 0, 1, 0)]
     for sae, seed in zip(saes, (5, 5, 5, 6), strict=True):
-        train(sae, POOL, n_steps=30, seed=seed)
+        train_sae(sae, POOL, n_steps=30, seed=seed)
     assert same_weights(saes[0], saes[1])
     assert not torch.equal(saes[0].W_dec, saes[2].W_dec)  # other first weights
     assert not torch.equal(saes[0].W_dec, saes[3].W_dec)  # other batches
 
 
-@both
-def test_training_leaves_the_pool_and_the_base_model_alone(train):
+def test_training_leaves_the_pool_and_the_base_model_alone():
     model = ToyModel()
     activations = model.encode(model.sample_features(100))  # no torch.no_grad(): a common slip
     before = activations.detach().clone()
-    train(SparseAutoencoder(5, 20), activations, n_steps=3)
+    train_sae(SparseAutoencoder(5, 20), activations, n_steps=3)
     assert torch.equal(activations, before) and model.W.grad is None
 
 
-@both
 @pytest.mark.parametrize("to", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.bfloat16])
-def test_activations_of_another_form_train_as_the_same_floats(train, to):
+def test_activations_of_another_form_train_as_the_same_floats(to):
     pool = POOL.bfloat16().float()
     saes = [SparseAutoencoder(5, 20) for _ in range(2)]
-    train(saes[0], pool, n_steps=20)
-    train(saes[1], to(pool), n_steps=20)
+    train_sae(saes[0], pool, n_steps=20)
+    train_sae(saes[1], to(pool), n_steps=20)
     assert same_weights(*saes) and saes[1].W_dec.dtype == torch.float32
 
 
-@both
-def test_a_run_that_diverges_says_so(train):
+def test_a_run_that_diverges_says_so():
     with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
-        train(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
+        train_sae(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
 
 
 def test_of_a_stack_one_run_that_diverges_is_enough_to_say_so():

@@ -156,11 +156,3 @@ class FirstAxis(SparseAutoencoder):
     def loss(self, x, l1_coefficient):
         error = (x - self(x)[0]).square().sum(dim=(-2, -1)) / len(x)
         return SAELoss(error, error, 0 * error)
-
-
-class FirstAxisNorm(SparseAutoencoder):
-    """Normalises along dim=1, which are the directions alone and the latents in a stack."""
-
-    @torch.no_grad()
-    def normalize_decoder_(self):
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
