@@ -96,10 +96,21 @@ def stored() -> dict[tuple, dict]:
 
 
 def store(line: dict) -> None:
+    """Add a line to the file, one process at a time."""
     part = line["recipe"], line["d_sae"], line["first_seed"], line["seeds"]
-    lines = stored() | {part: line}
-    rows = ",\n".join(json.dumps(lines[part]) for part in PARTS if part in lines)
-    write_file(FILE, f"[\n{rows}\n]\n".encode())
+    lock = FILE.with_name("seeds.json.begun")
+    while True:
+        try:
+            lock.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            time.sleep(0.1)
+    try:
+        lines = stored() | {part: line}
+        rows = ",\n".join(json.dumps(lines[part]) for part in PARTS if part in lines)
+        write_file(FILE, f"[\n{rows}\n]\n".encode())
+    finally:
+        lock.unlink()
 
 
 def main() -> None:
