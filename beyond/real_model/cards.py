@@ -1,6 +1,6 @@
 """Latents as people look at them: plain HTML, no script, its own colours in any theme."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -225,16 +225,35 @@ def reading(
             space = len(word) - len(word.lstrip()) if word.strip() else 0
             shown = mark(word[space:], value.item(), top)
             pieces += [word[:space], shown]
-            lines.append(
-                f"<tr><td>{shown}</td><td>{latent}</td>"
-                f"<td>{value:.2f}</td><td>{escape(about[latent])}</td></tr>"
-            )
+            words = escape(about[latent])
+            lines.append(f"<div>{shown} latent <b>{latent}</b>, {value:.2f}: {words}</div>")
         else:
             pieces.append(escape(word))
         at = end
-    head = "<tr><th>token</th><th>latent</th><th>value</th><th>its words</th></tr>"
-    table = f'<table style="color:#1a1a1a;background:#ffffff;border-collapse:collapse">{head}'
-    return box(
-        f"<div>{''.join(pieces)}{escape(text[at:])}</div>",
-        table + "".join(lines) + "</table>",
+    own_text = f"<div>{''.join(pieces)}{escape(text[at:])}</div>"
+    return box(own_text, '<div style="margin-top:8px">', *lines, "</div>")
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls sideways where it is too wide."""
+    cell = 'style="padding:2px 10px 2px 0;text-align:{};color:#1a1a1a;background:#ffffff"'
+    html = []
+    for i, line in enumerate((head, *lines)):
+        tag = "td" if i else "th"
+        cells = (
+            f"<{tag} {cell.format('right' if j else 'left')}>{escape(text)}</{tag}>"
+            for j, text in enumerate(line)
+        )
+        html.append(f"<tr>{''.join(cells)}</tr>")
+    style = "border-collapse:collapse;white-space:nowrap;font-size:14px"
+    return box(f'<div style="overflow-x:auto"><table style="{style}">{"".join(html)}</table></div>')
+
+
+def writing(prompt: str, written: Mapping[str, str]) -> str:
+    """What the model writes after a prompt, once for each named push."""
+    lines = (
+        f'<div style="margin-top:4px"><b>{escape(name)}:</b> {escape(prompt)} '
+        f'<span style="background:{LEVELS[0]}">{escape(" ".join(text.split()))}</span></div>'
+        for name, text in written.items()
     )
+    return box(*lines)

@@ -71,7 +71,6 @@ class LanguageModel(NamedTuple):
             truncation=True,
             max_length=MAX_TOKENS,
             return_offsets_mapping=True,
-            return_special_tokens_mask=False,
         )
         empty = [i for i, n in enumerate(inputs["attention_mask"].sum(dim=1)) if n == 0]
         if empty or not inputs["input_ids"].numel():

@@ -8,6 +8,7 @@ python beyond/real_model/run.py --folder DATA    keep activations and checkpoint
 import argparse
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -19,12 +20,15 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "real_model.ipynb"
 def run(notebook: nbformat.NotebookNode, folder: Path, **environment: str) -> None:
     """Run every cell in place, with progress on the screen and none in the file."""
     os.environ.update(environment, REAL_MODEL_FOLDER=str(folder.resolve()), TQDM_DISABLE="1")
+    begun = time.perf_counter()
     NotebookClient(
         notebook,
         timeout=None,
         coalesce_streams=True,
         resources={"metadata": {"path": str(NOTEBOOK.parent)}},
-        on_cell_start=lambda cell, cell_index: print(f"cell {cell_index}: {cell.id}", flush=True),
+        on_cell_start=lambda cell, cell_index: print(
+            f"{time.perf_counter() - begun:6.0f} s  cell {cell_index}: {cell.id}", flush=True
+        ),
     ).execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -145,16 +145,24 @@ def test_layer_0_is_the_embedding_and_later_layers_are_not_computed(model):
 
 
 def test_random_weights_are_another_model_and_the_same_each_time(model):
-    one, two = (with_random_weights(model, seed=1) for _ in range(2))
-    weights = [m.model.transformer.wte.weight for m in (one, two, model)]
+    made = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)  # whatever was drawn before
+        undisturbed = torch.rand(1)
+        torch.manual_seed(seed)
+        made.append(with_random_weights(model, seed=1))
+        assert torch.rand(1) == undisturbed
+    weights = [m.model.transformer.wte.weight for m in (*made, model)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert one.name != model.name
+    assert made[0].name != model.name
 
 
 def test_every_first_token_of_smollm2_outshines_all_others_and_is_left_out(smollm2, tmp_path):
-    texts = ["A film about a man and his dog.", "Not as good as the first one, but funnier."]
+    texts = ["A film of 20 men and a dog.", "Not as good as the first one, but funnier."]
     activations = collect(smollm2, texts, tmp_path / "a", layer=14)
     assert activations.left_out.tolist() == [[0, 0, 1], [1, 0, 3]]
+    pieces = [texts[i][start:end] for i, start, end in activations.tokens]
+    assert pieces[:6] == ["film", "of", " ", "2", "0", "men"]  # a space alone is a token too
     lengths = activations.rows(torch.arange(len(activations))).norm(dim=1)
     assert lengths.max() < 3 * lengths.median()
     inputs = smollm2.tokenize(texts)
@@ -627,6 +635,9 @@ def test_text_is_escaped_everywhere(model, data, tmp_path):
         cards.guessing_card(evil, activations, acts),
         cards.reading(model, LAYER, small_sae(), data, evil, about),
         cards.quoted([evil]),
+        cards.mark(evil, 1.0, 1.0),
+        cards.writing(evil, {evil: evil}),
+        cards.table([evil], [[evil]]),
     ]
     for page in pages:
         assert "<script" not in page and "<b>nothing" not in page and "&lt;" in page
@@ -637,7 +648,7 @@ def test_your_own_text_names_the_strongest_latent_of_each_token(model, data):
     page = cards.reading(model, LAYER, sae, data, text, [f"words {i}" for i in range(64)])
     acts = sae.encode(data(model.activations(model.tokenize([text]), LAYER)[0]))
     for word, latent in zip(text.split(), acts.argmax(dim=1).tolist(), strict=True):
-        assert re.search(rf">{word}</mark></td><td>{latent}</td>.*?words {latent}<", page)
+        assert re.search(rf">{word}</mark> latent <b>{latent}</b>, [\d.]+: words {latent}<", page)
 
 
 # --- the notebook -------------------------------------------------------------------------
@@ -676,7 +687,8 @@ def printed() -> str:
     for output in (o for cell in CODE for o in cell.outputs):
         out.append(output.get("text", ""))
         out.append(output.get("data", {}).get("text/html", ""))
-    return re.sub(r"<[^>]*>", "", " ".join(out))
+    apart = re.sub(r"</(?:td|th|div|li)>", " ", " ".join(out))
+    return re.sub(r"<[^>]*>", "", apart)
 
 
 def test_a_number_in_a_text_was_printed_by_a_cell():
@@ -696,11 +708,14 @@ def test_a_number_in_a_text_was_printed_by_a_cell():
 
 def test_a_quotation_in_a_text_was_shown_by_a_cell():
     """What stands in “ ” in the texts under the outputs is something that was written or read."""
-    said = " ".join(printed().replace("&#x27;", "'").split())
+    said, checked = " ".join(printed().replace("&#x27;", "'").split()), 0
     for cell in NOTEBOOK.cells:
-        if cell.cell_type == "markdown" and cell.id.startswith("see-"):
-            for quotation in re.findall(r"“([^”]+)”", cell.source):
+        if cell.cell_type == "markdown" and (cell.id.startswith("see-") or cell.id == "title"):
+            for quotation in re.findall(r"“([^”]+)”|> (.*?) \*\(", cell.source):
+                checked += 1
+                quotation = "".join(quotation).replace("*", "")
                 assert quotation in said, f"{cell.id}: {quotation}"
+    assert checked > 6
 
 
 def test_the_pages_html_needs_no_script_and_no_network_and_has_its_own_colours():
