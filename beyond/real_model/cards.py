@@ -236,7 +236,10 @@ def reading(
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table that scrolls sideways where it is too wide."""
-    cell = 'style="padding:2px 10px 2px 0;text-align:{};color:#1a1a1a;background:#ffffff"'
+    cell = (
+        'style="padding:2px 10px 2px 0;text-align:{};white-space:nowrap;color:#1a1a1a;'
+        'background:#ffffff"'
+    )
     html = []
     for i, line in enumerate((head, *lines)):
         tag = "td" if i else "th"
@@ -245,7 +248,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
             for j, text in enumerate(line)
         )
         html.append(f"<tr>{''.join(cells)}</tr>")
-    style = "border-collapse:collapse;white-space:nowrap;font-size:14px"
+    style = "border-collapse:collapse;font-size:14px"
     return box(f'<div style="overflow-x:auto"><table style="{style}">{"".join(html)}</table></div>')
 
 

@@ -735,7 +735,7 @@ def test_every_cell_runs_on_few_texts(tmp_path):
     smaller = {
         "N_TEXTS, TRAIN_SHARE = 4_096, 0.8": "N_TEXTS, TRAIN_SHARE = 300, 0.5",
         "D_SAE, K = 2_048, 24": "D_SAE, K = 128, 8",
-        "MIN_TOKENS = 100": "MIN_TOKENS = 15",
+        "MIN_TOKENS = 100": "MIN_TOKENS = 5",
         "LEARNING_RATE = 600, 512,": "LEARNING_RATE = 60, 128,",
         "n_train:, 0])[:40]": "n_train:, 0])[:4]",
         "n_train:, 0])[:8]": "n_train:, 0])[:2]",
