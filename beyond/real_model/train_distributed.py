@@ -257,6 +257,9 @@ def main() -> None:
             train(args, device, lock)
     finally:
         dist.destroy_process_group()
+    if "RANK" in os.environ:  # else threads of torch can abort a process that has finished
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
