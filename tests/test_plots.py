@@ -182,6 +182,14 @@ def test_directions_shows_the_four_worst_told_apart_by_their_marks():
     assert len({line.get_marker() for line in lines.values()}) == 4  # with the zero line
 
 
+def test_a_feature_without_a_latent_is_drawn_last_and_is_not_the_worst():
+    learned = np.eye(5)
+    learned[1] = np.nan
+    fig = plots.plot_directions(np.eye(5), {"learned": learned})
+    assert fig.get_suptitle() == "Worst cosine 1.000"
+    assert not any("feature 1" in title(ax) for ax in fig.axes)
+
+
 def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is_none():
     ax = plots.plot_firing([0, 0, 1, 0.5], [0.2, 0.3, 0.9, 0], np.arange(4) == 3)
     assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (0, 0.3), (1, 0.9)], [(0.5, 0)]]
