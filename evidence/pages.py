@@ -148,6 +148,7 @@ def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
 
 def baselines() -> str:
     header, *lines = by_case("baselines", "recovered", ".1f", "found, mean")
+    lines = [line for line in lines if line[0] != "k-means, 2n clusters"]  # n do a little better
     _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
@@ -161,6 +162,7 @@ def baselines() -> str:
 
 def reading() -> str:
     header, *lines = by_case("reading", "f1", ".2f", "F1")
+    lines = [line for line in lines if line[0] != "one layer, on or off"]  # as the strength is
     what = "Mean F1 of which features are on; one SAE on each of 3 base models, best thresholds"
     return markdown(header, lines) + "\n\n" + made_by("reading", what)
 

@@ -114,17 +114,17 @@ def live_directions(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.
         return sae.W_dec.detach()[fires(sae.encode(activations)).any(dim=0)]
 
 
-def agreement(a: torch.Tensor, b: torch.Tensor, threshold: float = 0.99) -> float:
+def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
     """Share of directions with a counterpart in the other dictionary: 1 is full agreement.
 
-    A row of a (n_a, d) has a counterpart if some row of b (n_b, d) is at cosine >= threshold;
+    A row of a (n_a, d) has a counterpart if some row of b (n_b, d) is at cosine 0.99 or more;
     the share is taken in both dictionaries and averaged. Needs no ground truth. 0 if either
     has no rows (no latent is live).
     """
     if len(a) == 0 or len(b) == 0:
         return 0.0
     cosines = cosine_similarity_matrix(a, b)
-    shares = [(cosines.max(dim=i).values >= threshold).float().mean() for i in (0, 1)]
+    shares = [(cosines.max(dim=i).values >= 0.99).float().mean() for i in (0, 1)]
     return (sum(shares) / 2).item()
 
 

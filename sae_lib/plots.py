@@ -72,10 +72,11 @@ def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _mark_batch(ax: Axes, batch: int, name: str, height: float) -> None:
-    """A dashed line at a batch, and its name along it, from a height between 0 and 1 on."""
-    ax.axvline(batch, **DASHED)
-    ax.annotate(name, (batch * 1.05, height), rotation=90, **AT_BATCH)
+def _mark_moments(ax: Axes, moments: Mapping[str, int], height: float) -> None:
+    """A dashed line at each batch, and its name along it, from a height between 0 and 1 on."""
+    for name, batch in moments.items():
+        ax.axvline(batch, **DASHED)
+        ax.annotate(name, (batch * 1.05, height), rotation=90, **AT_BATCH)
 
 
 @styled
@@ -205,34 +206,34 @@ def plot_training(
     error below a hundredth of it counts as gone. oracle_loss, true_l0: what the true dictionary
     has. final_l0: over all activations, as the last batch alone is noisy.
     """
-    curves = (history.reconstruction, history.sparsity, history.l0, found)
-    error, price, l0, found = map(np.array, curves)
-    moments = {"error gone": _lasting(error < 0.01 * variance)}
-    moments["all found"] = _lasting(found >= n_features)
-    when = {name: f"{history.step[i] + 1:,}" for name, i in moments.items() if i is not None}
+    curves = history.reconstruction, history.sparsity, history.l0, found, history.step
+    error, price, l0, found, step = map(np.array, curves)
+    gone, complete = _lasting(error < 0.01 * variance), _lasting(found >= n_features)
+    lasting = {"error gone": gone, "all found": complete}
+    moments = {name: step[i] + 1 for name, i in lasting.items() if i is not None}
     panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.5, 2.5)]
     loss, sparsity, recovery = panels
-    _over_batches(loss, history.step, error + price, color="black", label="total")
-    _over_batches(loss, history.step, error, "--", color=BLUE, label="squared error")
-    _over_batches(loss, history.step, price, "-.", color=ORANGE, label="λ · L1")
+    _over_batches(loss, step, error + price, color="black", label="total")
+    _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
+    _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
     loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * max(1e-9, *(error + price))))
-    gone = when.get("error gone")
-    loss.set_title(f"The error is gone by batch {gone}" if gone else "The error does not go away")
-    _over_batches(sparsity, history.step, l0, color=PURPLE, label="latents that fire")
+    title = "The error does not go away"
+    loss.set_title(title if gone is None else f"The error is gone by batch {step[gone] + 1:,}")
+    _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
     sparsity.set(ylabel="L0", ylim=(0, 1.3 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
-    _over_batches(recovery, history.step, found, color=GREEN, drawstyle="steps-post")
-    recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
-    last, all_found = f"{found[-1]} of {n_features} at the end", when.get("all found")
-    recovery.set_title(f"All {n_features} from batch {all_found} on" if all_found else last)
+    _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
+    title = f"{found[-1]} of {n_features} at the end"
+    if complete is not None:
+        title = f"All {n_features} from batch {step[complete] + 1:,} on"
+    recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}", title=title)
     for ax in panels:
         if ax is not recovery:
             ax.legend(loc="upper right", ncols=2)
-        ax.set_xlim(0.9, 1.1 * history.step[-1] + 1.1)
-        for name in when:
-            _mark_batch(ax, history.step[moments[name]] + 1, name, 0.03 if ax is loss else 0.12)
+        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
+        _mark_moments(ax, moments, 0.03 if ax is loss else 0.12)
         height = ax.figure.get_figheight()  # the same margins everywhere, so the axes line up
         ax.figure.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
     return tuple(ax.figure for ax in panels)
@@ -298,16 +299,15 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
 
 
 @styled
-def plot_firing(strengths, latent_acts, partner_on=None) -> Axes:
+def plot_firing(strengths, latent_acts, partner_on) -> Axes:
     """A feature's strength against its latent's activation, a dot an input: all (n,).
 
-    partner_on: bool, the inputs that hold the opposite feature too, drawn in another mark; None
-    where no feature is its opposite.
+    partner_on: bool, the inputs that hold the opposite feature too, drawn in another mark.
     """
     ax = plt.subplots(figsize=(6, 4))[1]
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
     strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
-    with_partner = np.zeros(len(strengths), bool) if partner_on is None else np.asarray(partner_on)
+    with_partner = np.asarray(partner_on)
     for shown, mark, colour, label in (
         (~with_partner, ".", BLUE, "opposite feature off"),
         (with_partner, "x", ORANGE, "opposite feature on too"),
@@ -325,7 +325,7 @@ def plot_firing(strengths, latent_acts, partner_on=None) -> Axes:
 
 
 @styled
-def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple] | None = None) -> Axes:
+def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) -> Axes:
     """Recovered features over the training batches, a thin line a seed: counts (n, n_logged).
 
     other: {name: (steps, counts (n_logged,))}, runs to compare with, dashed.
@@ -334,7 +334,7 @@ def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple] | N
     mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
     _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.15, linewidth=1)
     _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
-    for name, (its_steps, its_counts) in (other or {}).items():
+    for name, (its_steps, its_counts) in other.items():
         _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
     ax.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
     complete = (counts[:, -1] == n_features).sum()
@@ -359,31 +359,3 @@ def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     complete = sum(min(counts) >= total for counts in values.values())
     each = " on every seed" if max(map(len, values.values())) > 1 else ""
     return _headline(fig, f"All {total} found{each}: {complete} of {len(values)}")
-
-
-@styled
-def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Error, L0 and decoder norm of faulty runs, a column each; the healthy one dotted.
-
-    runs: name -> {"step", "error", "l0", "norm"}, each (n_logged,); one is named "healthy".
-    """
-    healthy = runs["healthy"]
-    faulty = {name: run for name, run in runs.items() if name != "healthy"}
-    fig, axes = plt.subplots(
-        3, len(faulty), figsize=(6, 5.6), sharex=True, sharey="row", squeeze=False
-    )
-    for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
-        column[0].set_title(f"Run {name}")
-        for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
-            for shown, dash, colour in ((healthy, ":", GREY), (run, "-", BLUE)):
-                _over_batches(ax, shown["step"], shown[curve], dash, color=colour)
-            _over_batches(ax, run["step"][-1:], run[curve][-1:], "o", color=BLUE, markersize=5)
-            ax.set(xlabel="", xticks=(1, 1000))
-    axes[0, 0].set(ylabel="error (log)", yscale="log")
-    axes[1, 0].set(ylabel="L0 (log)", yscale="log")
-    axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
-    for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
-        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-    fig.supxlabel("training step (log); dotted: a healthy run", fontsize=12)
-    return fig

@@ -47,14 +47,14 @@ def cheat(truth):
     return truth[truth[:, 0] > 0].repeat(4, 1)
 
 
-def revive(sae, x, *, loud=False, same=False, unit=True, resets=("W_enc", "b_enc"), all_=False):
+def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc"), all_=False):
     with torch.no_grad():
         x_hat, latent_acts = sae(x)
         dead = ~(latent_acts > 0.01).any(dim=0) | all_
         error = (x - x_hat).square().sum(dim=-1) * x.norm(dim=-1)
         rows = torch.multinomial(error, len(dead))[dead]
         rows = rows[:1].expand(len(rows)) if same else rows
-        directions = x[rows] / (x[rows].norm(dim=-1, keepdim=True) if unit else 1)
+        directions = x[rows] / x[rows].norm(dim=-1, keepdim=True)
         sae.W_dec[dead] = directions
         if "W_enc" in resets:
             sae.W_enc[:, dead] = (1 if loud else 2 * x.shape[1] / len(dead)) * directions.T
@@ -63,8 +63,7 @@ def revive(sae, x, *, loud=False, same=False, unit=True, resets=("W_enc", "b_enc
 
 
 def stub(*inputs):
-    """-> what is wanted"""
-    ...
+    raise NotImplementedError
 
 
 FUNCTIONS = {
@@ -92,13 +91,7 @@ def test_a_right_answer_passes_and_is_counted(name, mark, right, capsys):
 
 @each_function
 def test_stubs_are_not_attempted_yet(name, mark, right, capsys):
-    def empty(*inputs):
-        pass
-
-    def raising(*inputs):
-        raise NotImplementedError
-
-    for answer in (stub, empty, torch.no_grad()(stub), raising, None, ...):
+    for answer in (stub, torch.no_grad()(stub), None):
         assert verdict(capsys, mark, answer) == f"{name}: not attempted yet.\n"
 
 
@@ -110,7 +103,7 @@ def test_errors_and_strange_answers_become_one_line(name, mark, right, capsys, s
     said = f"{name}: not yet. It raised KeyError: 'W_dec\\nand more'\n"
     assert verdict(capsys, mark, broken) == said
     assert "SystemExit: done" in verdict(capsys, mark, lambda *inputs: sys.exit("done"))
-    assert "Give the mark your function; a float came" in verdict(capsys, mark, 3.0)
+    assert "'float' object is not callable" in verdict(capsys, mark, 3.0)
     endless = itertools.count()
     for answer in (
         lambda: 0,
@@ -246,40 +239,24 @@ def test_the_mystery_is_what_it_says_and_a_copy():
 # --- finding the bug ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("diagnosis", [dict.fromkeys("ABCD"), {}, None, ..., []])
+@pytest.mark.parametrize("diagnosis", [dict.fromkeys("ABCD"), {}, None])
 def test_the_diagnosis_starts_as_not_attempted(diagnosis, capsys):
     text = verdict(capsys, exercises.mark_diagnosis, diagnosis)
     assert text == "finding the bug: not attempted yet.\n"
 
 
 def test_the_right_diagnosis_passes(capsys):
-    for diagnosis in ({"A": 3, "B": 1, "C": 4, "D": 2}, [3, 1, 4, 2]):
-        assert ": correct. All four" in verdict(capsys, exercises.mark_diagnosis, diagnosis)
+    diagnosis = {"A": 3, "B": 1, "C": 4, "D": 2}
+    assert ": correct. All four" in verdict(capsys, exercises.mark_diagnosis, diagnosis)
 
 
 def test_a_wrong_diagnosis_says_which_curve_to_look_at(capsys):
     text = verdict(capsys, exercises.mark_diagnosis, {"A": 3, "B": 7, "D": None})
     hint = exercises.FAULTS["B"][1]
     assert text == f"finding the bug: not yet. Right: A.\n  B: {hint}\n"
-    for diagnosis in ("3142", 3, torch.ones(4), itertools.count()):
+    for diagnosis in ("3142", [3, 1, 4, 2], itertools.count()):
         text = verdict(capsys, exercises.mark_diagnosis, diagnosis)
         assert text.startswith("finding the bug: not yet. Give each run the number")
-
-
-def test_the_broken_runs_show_their_faults():
-    runs = exercises.broken_runs()
-    assert list(runs) == ["healthy", "A", "B", "C", "D"]
-    last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
-    assert last["A"]["norm"] > 2  # never renormalised: it grows
-    assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
-    assert last["B"]["l0"] > 2 * last["healthy"]["l0"]  # stopped while it still falls
-    assert runs["C"]["norm"][5] < 0.4 and last["C"]["norm"] < 0.3  # the wrong axis
-    assert 1e4 * last["D"]["error"] < last["healthy"]["error"]  # λ too small
-    assert last["D"]["l0"] > 1.5 * last["healthy"]["l0"]
-    for name in ("healthy", "B", "D"):
-        np.testing.assert_allclose(runs[name]["norm"], 1, rtol=1e-5)
-    text = exercises.describe_runs(runs)
-    assert "B ends at step 61: " in text and f"decoder norm {last['A']['norm']:.1f}." in text
 
 
 def test_a_healthy_run_of_this_length_finds_the_features():
@@ -295,17 +272,14 @@ def test_a_healthy_run_of_this_length_finds_the_features():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"resets": ["W_enc"]}, "1 of 3 dead latents still fire on no input. b_enc stayed"),
-        ({"resets": ["b_enc"]}, "2 of 3 dead latents still fire on no input. W_enc stayed"),
-        ({"resets": []}, "3 of 3 dead latents still fire on no input. W_enc and b_enc stayed"),
-        ({"unit": False}, "A new row of W_dec is not of length 1"),
-        ({"same": True}, "All came back the same"),
+        ({"resets": []}, "28 of 28 dead latents still fire on no input. W_enc and b_enc stayed"),
+        ({"same": True}, "4 of 32 latents alive, 0 of 16 features found. Give each dead latent a"),
         ({"all_": True}, "Latents that were alive were changed too"),
     ],
 )
 def test_wrong_revivals_are_named(options, said, capsys):
-    answer = functools.partial(revive, **options)
-    assert f"not yet. {said}" in verdict(capsys, exercises.mark_revive, answer)
+    text = verdict(capsys, exercises.mark_revive, functools.partial(revive, **options))
+    assert "dead latents: not yet. " in text and said in text
 
 
 def test_revivals_that_write_the_wrong_way(capsys):
@@ -315,12 +289,12 @@ def test_revivals_that_write_the_wrong_way(capsys):
     def poisoning(sae, x):
         sae.b_enc.data[:] = math.nan
 
-    assert "A parameter was replaced" in verdict(capsys, exercises.mark_revive, replacing)
+    for answer in (replacing, lambda sae, x: sae(x)):
+        said = "28 of 28 dead latents still fire on no input"
+        assert said in verdict(capsys, exercises.mark_revive, answer)
     assert "NaN or infinite" in verdict(capsys, exercises.mark_revive, poisoning)
     text = verdict(capsys, exercises.mark_revive, lambda sae, x: sae.b_enc.zero_())
     assert "write `with torch.no_grad():`" in text
-    text = verdict(capsys, exercises.mark_revive, lambda sae, x: sae(x))
-    assert "It changed nothing" in text
 
 
 def test_a_revival_that_finds_too_little_is_told_the_likely_cause(capsys, short):

@@ -46,7 +46,7 @@ def every_figure(n: int = 7):
     yield plots.plot_bars({str(i): [i] for i in range(n)}, n)
     yield pages.plot_map(np.ones((n, 2)), ["x", 1e-3], range(n))
     yield pages.plot_phase({m: {d: (1 + np.arange(n), ones) for d in (3, 5)} for m in "ab"})
-    yield plots.plot_broken_runs({"healthy": a_run(n), "A": a_run(n)})
+    yield pictures.plot_broken_runs({"healthy": a_run(n), "A": a_run(n)})
     yield pictures.draw_strip(states, torch.eye(5))
     yield from (pictures.draw_sae(), pictures.draw_packing(), pictures.draw_price())
 
@@ -195,7 +195,7 @@ def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is
     assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (0, 0.3), (1, 0.9)], [(0.5, 0)]]
     assert ax.lines[1].get_marker() != ax.lines[2].get_marker()
     assert title(ax) == "On in 2 of 4 inputs: the latent fires in 1.\nOff in 2: it fires in 2."
-    assert plots.plot_firing([0.0], [0.2]).get_legend() is None
+    assert plots.plot_firing([0.0], [0.2], [False]).get_legend() is None
 
 
 def test_recovery_is_a_line_a_seed_their_mean_and_what_to_compare_with():
@@ -235,7 +235,7 @@ def test_a_strip_says_error_l0_and_found_for_each_state():
 
 def test_broken_runs_stand_beside_the_healthy_one_dotted():
     runs = {name: a_run(3, k) for k, name in enumerate(["A", "healthy", "B"], start=1)}
-    axes = np.array(plots.plot_broken_runs(runs).axes).reshape(3, 2)
+    axes = np.array(pictures.plot_broken_runs(runs).axes).reshape(3, 2)
     assert [title(ax) for ax in axes[0]] == ["Run A", "Run B"]
     for column, k in zip(axes.T, (1, 3), strict=True):
         for ax, scale in zip(column, (1, 10, 100), strict=True):
@@ -244,3 +244,17 @@ def test_broken_runs_stand_beside_the_healthy_one_dotted():
             assert points(dotted) == [(x, 2 * scale) for x in (1, 2, 3)]
             assert points(solid) == [(x, k * scale) for x in (1, 2, 3)]
             assert points(end) == [(3, k * scale)]
+
+
+def test_the_broken_runs_show_their_faults():
+    runs = pictures.broken_runs()
+    assert list(runs) == ["healthy", "A", "B", "C", "D"]
+    last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
+    assert last["A"]["norm"] > 2  # never renormalised: it grows
+    assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
+    assert last["B"]["l0"] > 2 * last["healthy"]["l0"]  # stopped while it still falls
+    assert runs["C"]["norm"][5] < 0.4 and last["C"]["norm"] < 0.3  # the wrong axis
+    assert 1e4 * last["D"]["error"] < last["healthy"]["error"]  # λ too small
+    assert last["D"]["l0"] > 1.5 * last["healthy"]["l0"]
+    for name in ("healthy", "B", "D"):
+        np.testing.assert_allclose(runs[name]["norm"], 1, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The pictures in the lesson's text: three diagrams, and two that take a training."""
+"""The pictures in the lesson's text: three diagrams, and three that take a training."""
 
 from collections.abc import Mapping
 
@@ -21,6 +21,7 @@ from sae_lib import (
     train_sae,
     train_toy_model,
 )
+from sae_lib.lesson.exercises import mystery_activations
 from sae_lib.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plot_sorted, styled
 
 
@@ -140,6 +141,74 @@ def draw_first_minute() -> tuple[Figure, str]:
         states[name] = (sae.W_dec.detach().clone(), fvu(pool, x_hat), L0)
         said += f"; {name}: {fvu(pool, x_hat):.1%} unexplained, L0 {L0:.1f}, {found} of 10 found"
     return draw_strip(states, truth), f"{said}."
+
+
+class WrongAxis(SparseAutoencoder):
+    """Columns of W_dec set to length 1, in place of rows."""
+
+    @torch.no_grad()
+    def normalize_decoder_(self) -> None:
+        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
+
+
+def broken_runs() -> dict[str, dict[str, np.ndarray]]:
+    """A healthy run and the faulty A to D: step, error, l0 and norm of each, (n_logged,).
+
+    Which is which, `mark_diagnosis` knows.
+    """
+
+    def run(autoencoder: type = SparseAutoencoder, price: float = 0.15, **settings) -> dict:
+        settings = {"l1_coefficient": price, "n_steps": 800, "n_logged": 40, **settings}
+        history = train_sae(autoencoder(5, 32), mystery_activations(), **settings)
+        norms = torch.stack(history.W_dec).norm(dim=-1).mean(dim=-1)
+        curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
+        return {k: torch.as_tensor(v).numpy() for k, v in {**curves, "norm": norms}.items()}
+
+    healthy = run()
+    return {
+        "healthy": healthy,
+        "A": run(normalize_decoder=False),
+        "B": {name: curve[healthy["step"] <= 60] for name, curve in healthy.items()},
+        "C": run(WrongAxis),
+        "D": run(price=0.001),
+    }
+
+
+@styled
+def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Error, L0 and decoder norm of the faulty runs, a column each; the healthy one dotted."""
+    healthy = runs["healthy"]
+    faulty = {name: run for name, run in runs.items() if name != "healthy"}
+    fig, axes = plt.subplots(
+        3, len(faulty), figsize=(6, 5.6), sharex=True, sharey="row", squeeze=False
+    )
+    for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
+        column[0].set_title(f"Run {name}")
+        for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
+            for shown, dash, colour in ((healthy, ":", GREY), (run, "-", BLUE)):
+                ax.plot(shown["step"] + 1, shown[curve], dash, color=colour)
+            ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, markersize=5)
+            ax.set(xscale="log", xticks=(1, 1000))
+    axes[0, 0].set(ylabel="error (log)", yscale="log")
+    axes[1, 0].set(ylabel="L0 (log)", yscale="log")
+    axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
+    for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    fig.supxlabel("training step (log); dotted: a healthy run", fontsize=12)
+    return fig
+
+
+def draw_broken_runs() -> tuple[Figure, str]:
+    """The picture of the exercise, and where each curve ends."""
+    runs = broken_runs()
+    ends = [
+        f"{name} ends at step {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
+        f"L0 {run['l0'][-1]:.0f}, decoder norm {run['norm'][-1]:.1f}."
+        for name, run in runs.items()
+    ]
+    what = "Error, L0 and decoder norm against the training step."
+    return plot_broken_runs(runs), " ".join([what, *ends])
 
 
 def draw_at_a_glance() -> Figure:

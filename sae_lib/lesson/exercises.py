@@ -6,9 +6,7 @@ returns a sentence if the answer is right and raises _NotYet with a sentence if 
 """
 
 import copy
-import dis
 import functools
-import inspect
 import itertools
 import math
 import traceback
@@ -42,13 +40,11 @@ class _NotYet(Exception):
     """A sentence on what is wrong with an answer."""
 
 
-def _mark(name: str, judge: Callable[[Any], str], answer: Any, is_function: bool = True) -> None:
+def _mark(name: str, judge: Callable[[Any], str], answer: Any) -> None:
     """Print the verdict on an answer; what was reached before stays reached."""
     try:
-        if answer is None or answer is ... or _is_stub(answer):
+        if answer is None:
             raise NotImplementedError
-        if is_function and not callable(answer):
-            raise _NotYet(f"Give the mark your function; a {type(answer).__name__} came.")
         level, text = PASSED, judge(answer)
     except _NotYet as hint:
         level, text = TRIED, str(hint)
@@ -58,18 +54,6 @@ def _mark(name: str, judge: Callable[[Any], str], answer: Any, is_function: bool
     _status[name] = max(_status[name], level, key=LEVELS.index)
     verdict = {PASSED: "correct.", TRIED: "not yet.", NOT_ATTEMPTED: "not attempted yet."}[level]
     print(f"{name}: {verdict} {text}".rstrip())
-
-
-def _is_stub(answer: Any) -> bool:
-    """Whether it is a function whose body is still `...`, `pass`, or a docstring alone."""
-    if not inspect.isroutine(answer):
-        return False
-    try:
-        steps = list(dis.get_instructions(inspect.unwrap(answer)))
-    except TypeError:  # not written in Python
-        return False
-    idle, constant = {"RESUME", "NOP", "RETURN_VALUE"}, {"LOAD_CONST", "RETURN_CONST"}
-    return all(s.opname in idle or (s.opname in constant and s.argval is None) for s in steps)
 
 
 def _raised(error: BaseException) -> str:
@@ -90,19 +74,18 @@ def _call(answer: Callable, data: torch.Tensor) -> Any:
 
 def _real(value: Any) -> torch.Tensor:
     """A tensor, an array, a number, or a list of such, as a tensor of doubles."""
-    if value is None or value is ...:
+    if value is None:
         raise _NotYet("The function returns None: is a return missing?")
     try:
         if isinstance(value, (list, tuple)):
             value = torch.stack([_real(entry) for entry in value])
-        elif not isinstance(value, torch.Tensor):
-            value = torch.from_numpy(np.array(value))
+        value = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:  # text, an iterator, rows unlike
         came = type(value).__name__
         raise _NotYet(f"What came (a {came}) cannot be read as numbers.") from error
     if value.is_complex():
         raise _NotYet("Complex numbers came: real ones are wanted.")
-    return value.detach().cpu().double()
+    return value.double()
 
 
 def _number(value: Any) -> float:
@@ -226,7 +209,7 @@ def _judge_lambda(l1_coefficient: Any) -> str:
 
 def mark_lambda(l1_coefficient: float | None) -> None:
     """Train an SAE on the mystery at this λ, and only then look at the truth."""
-    _mark(LAMBDA, _judge_lambda, l1_coefficient, is_function=False)
+    _mark(LAMBDA, _judge_lambda, l1_coefficient)
 
 
 FAULTS = {  # run: (its fault's number in the exercise, where to look)
@@ -237,48 +220,10 @@ FAULTS = {  # run: (its fault's number in the exercise, where to look)
 }
 
 
-class _WrongAxis(SparseAutoencoder):
-    @torch.no_grad()
-    def normalize_decoder_(self) -> None:
-        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
-
-
-def broken_runs() -> dict[str, dict[str, np.ndarray]]:
-    """A healthy run and the faulty A to D: step, error, l0 and norm of each, (n_logged,)."""
-
-    def run(autoencoder: type = SparseAutoencoder, price: float = 0.15, **settings) -> dict:
-        settings = {"l1_coefficient": price, "n_steps": 800, "n_logged": 40, **settings}
-        history = train_sae(autoencoder(5, 32), _mystery()[1], **settings)
-        norms = torch.stack(history.W_dec).norm(dim=-1).mean(dim=-1)
-        curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
-        return {k: torch.as_tensor(v).numpy() for k, v in {**curves, "norm": norms}.items()}
-
-    healthy = run()
-    return {
-        "healthy": healthy,
-        "A": run(normalize_decoder=False),
-        "B": {name: curve[healthy["step"] <= 60] for name, curve in healthy.items()},
-        "C": run(_WrongAxis),
-        "D": run(price=0.001),
-    }
-
-
-def describe_runs(runs: dict[str, dict[str, np.ndarray]]) -> str:
-    """The figure of the broken runs in words: where each curve ends."""
-    ends = [
-        f"{name} ends at step {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
-        f"L0 {run['l0'][-1]:.0f}, decoder norm {run['norm'][-1]:.1f}."
-        for name, run in runs.items()
-    ]
-    return " ".join(["Error, L0 and decoder norm against the training step.", *ends])
-
-
 def _judge_diagnosis(diagnosis: Any) -> str:
-    if isinstance(diagnosis, (list, tuple)):
-        diagnosis = dict(zip(FAULTS, diagnosis, strict=False))
     if not isinstance(diagnosis, dict):
         raise _NotYet('Give each run the number of its fault, as in {"A": 2, "B": 4}.')
-    given = {run: n for run, n in diagnosis.items() if n is not None and n is not ...}
+    given = {run: n for run, n in diagnosis.items() if n is not None}
     if not given:
         raise NotImplementedError
     right = [run for run, (fault, _) in FAULTS.items() if run in given and given[run] == fault]
@@ -290,7 +235,7 @@ def _judge_diagnosis(diagnosis: Any) -> str:
 
 def mark_diagnosis(diagnosis: dict[str, int | None]) -> None:
     """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""
-    _mark(BUG, _judge_diagnosis, diagnosis, is_function=False)
+    _mark(BUG, _judge_diagnosis, diagnosis)
 
 
 # --- dead latents ---------------------------------------------------------------------------
@@ -303,6 +248,39 @@ def dying_sae() -> tuple[SparseAutoencoder, torch.Tensor]:
     return sae, mystery_activations()
 
 
+def _judge_revive(answer: Callable) -> str:
+    sae, x = dying_sae()
+    left_alone = copy.deepcopy(sae)
+    dead, loudness = _revived(answer, sae, x), sae.W_enc.norm(dim=0)
+    text = _trained_on(sae, x, answer)
+    if recovered(sae.W_dec, _mystery()[0]) == 16:
+        return f"{text}. Left alone: {_trained_on(left_alone, x, lambda *_: None)}."
+    why = "Give each dead latent a direction of its own, among the badly rebuilt inputs."
+    if loudness[dead].median() > 0.6:  # a new SAE's are 2 · 5 / 32 long
+        why = "Too loud: a new SAE has W_enc at 2 d_in / d_sae times W_dec.T."
+    raise _NotYet(f"They fire again, but do not find all: {text}. {why}")
+
+
+def _revived(answer: Callable, sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
+    """Call the answer, look at what it did to the SAE, and return which latents were dead."""
+
+    def latents():  # what each reads, its bias, what it writes: a row for each latent
+        return {"W_enc": sae.W_enc.T.clone(), "b_enc": sae.b_enc.clone(), "W_dec": +sae.W_dec}
+
+    dead, old = ~fires(sae.encode(x)).any(dim=0), latents()
+    _call(lambda x: answer(sae, x), x)
+    new, still = latents(), ~fires(sae.encode(x)).any(dim=0)
+    if not all(torch.isfinite(tensor).all() for tensor in new.values()):
+        raise _NotYet("NaN or infinite weights came: an input of zeros has no direction.")
+    if not all(torch.equal(new[name][~dead], old[name][~dead]) for name in new):
+        raise _NotYet("Latents that were alive were changed too: leave them alone.")
+    if still.any():
+        kept = [name for name in ("W_enc", "b_enc") if torch.equal(new[name], old[name])]
+        why = f" {' and '.join(kept)} stayed as it was." if kept else ""
+        raise _NotYet(f"{still.sum()} of {dead.sum()} dead latents still fire on no input.{why}")
+    return dead
+
+
 def _trained_on(sae: SparseAutoencoder, x: torch.Tensor, revive: Callable) -> str:
     """Two rounds of revive and train, in place, at a price that is right; what they found."""
     for round_ in range(2):
@@ -310,65 +288,6 @@ def _trained_on(sae: SparseAutoencoder, x: torch.Tensor, revive: Callable) -> st
         train_sae(sae, x, l1_coefficient=0.15, n_steps=400, seed=round_)
     found = recovered(sae.W_dec, _mystery()[0])
     return f"{len(live_directions(sae, x))} of 32 latents alive, {found} of 16 features found"
-
-
-def _small_case(dead: list[int]) -> tuple[SparseAutoencoder, torch.Tensor]:
-    """8 latents on positive inputs; those in `dead` look away from all of them, the last of
-    those has a bias far below zero instead."""
-    generator = torch.Generator().manual_seed(1)
-    sae, x = SparseAutoencoder(5, 8), torch.rand(300, 5, generator=generator)
-    sae.W_dec.data.abs_()
-    sae.W_enc.data = sae.W_dec.data.T.clone()
-    sae.W_enc.data[:, dead[:-1]] *= -1
-    sae.b_enc.data[dead[-1:]] = -9.0
-    return sae, x
-
-
-def _latents(sae: SparseAutoencoder) -> torch.Tensor:
-    """A row for each latent: what it reads, its bias, what it writes: (d_sae, 2 d_in + 1)."""
-    return torch.cat([sae.W_enc.T, sae.b_enc[:, None], sae.W_dec], dim=1).detach()
-
-
-def _revived(answer: Callable, sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
-    """Call the answer, look at what it did to the SAE, and return which latents were dead."""
-    dead, old, held = ~fires(sae.encode(x)).any(dim=0), _latents(sae), list(sae.parameters())
-    _call(lambda x: answer(sae, x), x)
-    new, d_in = _latents(sae), x.shape[1]
-    if any(a is not b for a, b in zip(held, sae.parameters(), strict=True)):
-        raise _NotYet("A parameter was replaced: the optimizer holds the old one. Write into it.")
-    if not torch.isfinite(_real(new)).all():
-        raise _NotYet("NaN or infinite weights came: an input of zeros has no direction.")
-    if not torch.equal(new[~dead], old[~dead]):
-        raise _NotYet("Latents that were alive were changed too: leave them alone.")
-    if dead.any() and torch.equal(new, old):
-        raise _NotYet("It changed nothing: the dead latents are as dead as before.")
-    still = ~fires(sae.encode(x)).any(dim=0)
-    if still.any():
-        parts = {"W_enc": slice(0, d_in), "b_enc": slice(d_in, d_in + 1)}
-        kept = [name for name, part in parts.items() if torch.equal(new[:, part], old[:, part])]
-        why = f" {' and '.join(kept)} stayed as it was." if kept else ""
-        raise _NotYet(f"{still.sum()} of {dead.sum()} dead latents still fire on no input.{why}")
-    if (new[dead, -d_in:].norm(dim=1) - 1).abs().gt(1e-3).any():
-        raise _NotYet("A new row of W_dec is not of length 1.")
-    if dead.sum() > 1 and len(new[dead].unique(dim=0)) == 1:
-        raise _NotYet("All came back the same: they get the same gradient, and never part again.")
-    return dead
-
-
-def _judge_revive(answer: Callable) -> str:
-    _revived(answer, *_small_case([1, 4, 6]))
-    _revived(answer, *_small_case([]))  # later rounds may find none dead
-    sae, x = dying_sae()
-    left_alone = copy.deepcopy(sae)
-    dead = _revived(answer, sae, x)
-    is_loud = sae.W_enc[:, dead].norm(dim=0).median() > 0.6  # a new SAE's are 2 · 5 / 32 long
-    text = _trained_on(sae, x, answer)
-    if recovered(sae.W_dec, _mystery()[0]) == 16:
-        return f"{text}. Left alone: {_trained_on(left_alone, x, lambda *_: None)}."
-    why = "Give each dead latent a direction of its own, among the badly rebuilt inputs."
-    if is_loud:
-        why = "Too loud: a new SAE has W_enc at 2 d_in / d_sae times W_dec.T."
-    raise _NotYet(f"They fire again, but do not find all: {text}. {why}")
 
 
 def mark_revive(answer: Callable) -> None:
