@@ -211,7 +211,7 @@ def plot_training(
     gone, complete = _lasting(error < 0.01 * variance), _lasting(found >= n_features)
     lasting = {"error gone": gone, "all found": complete}
     moments = {name: step[i] + 1 for name, i in lasting.items() if i is not None}
-    panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.5, 2.5)]
+    panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.7, 2.5)]
     loss, sparsity, recovery = panels
     _over_batches(loss, step, error + price, color="black", label="total")
     _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
@@ -222,7 +222,7 @@ def plot_training(
     loss.set_title(title if gone is None else f"The error is gone by batch {step[gone] + 1:,}")
     _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
-    sparsity.set(ylabel="L0", ylim=(0, 1.3 * max(l0.max(), true_l0, 1)))
+    sparsity.set(ylabel="L0", ylim=(0, 1.4 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
     title = f"{found[-1]} of {n_features} at the end"
@@ -233,7 +233,7 @@ def plot_training(
         if ax is not recovery:
             ax.legend(loc="upper right", ncols=2)
         ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        _mark_moments(ax, moments, 0.03 if ax is loss else 0.12)
+        _mark_moments(ax, moments, {loss: 0.03, sparsity: 0.22, recovery: 0.12}[ax])
         height = ax.figure.get_figheight()  # the same margins everywhere, so the axes line up
         ax.figure.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
     return tuple(ax.figure for ax in panels)
