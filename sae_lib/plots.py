@@ -84,9 +84,6 @@ def plot_matrix(
     matrix,
     ax: Axes | None = None,
     *,
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
     yticks: Sequence | None = None,
     marked: Sequence[tuple[int, int]] = (),
     numbers: float = 2.0,
@@ -101,8 +98,8 @@ def plot_matrix(
     rows, columns = matrix.shape
     ax = ax or plt.subplots(figsize=(6, 1.2 + 0.27 * rows))[1]
     ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(columns))
-    ax.set_yticks(range(rows), range(rows) if yticks is None else yticks)
+    ax.set_xticks(range(columns))
+    ax.set_yticks(range(rows), yticks)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(True)  # a row of zeros is white
     for row, column in marked:
@@ -161,7 +158,7 @@ def plot_gram(W) -> Figure:
     lengths, n = np.sqrt(gram.diagonal()), len(gram)
     size = (6, 1.2 + 0.3 * n)
     fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
-    plot_matrix(gram, left, xlabel="feature", ylabel="feature", numbers=0.15)
+    plot_matrix(gram, left, numbers=0.15).set(xlabel="feature", ylabel="feature")
     right.barh(range(n), lengths, color=BLUE)
     right.axvline(1, **DASHED)
     right.set(xlabel="length", xticks=(0, 1))

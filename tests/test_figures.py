@@ -45,7 +45,9 @@ def outputs(monkeypatch) -> list:
 @pytest.fixture
 def shown(outputs) -> list:
     figures.show(plots.plot_bars({"one": [1], "two": [2]}, 2), WHAT)
-    figures.show(plots.plot_matrix(np.eye(3), title="A title"), "A matrix.")
+    ax = plots.plot_matrix(np.eye(3))
+    ax.set_title("A title", loc="left")
+    figures.show(ax, "A matrix.")
     return outputs
 
 

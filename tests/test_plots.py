@@ -32,7 +32,7 @@ def every_figure(n: int = 7):
     """All figures, of n things where that makes sense."""
     h, ones = a_history(range(n), *np.ones((3, n))), np.ones(n)
     states = {name: (torch.eye(5), 0.1, 2.0) for name in "abc"}
-    yield plots.plot_matrix(np.eye(n, 7), numbers=0, marked=[(0, 0)], title="t")
+    yield plots.plot_matrix(np.eye(n, 7), numbers=0, marked=[(0, 0)])
     yield plots.plot_matrix(np.eye(7, n), yticks=list("abcdefg"))
     yield plots.plot_sorted(torch.eye(7)[:, :n], torch.eye(7))
     yield plots.plot_sorted(torch.eye(n, 7).double())

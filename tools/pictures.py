@@ -219,10 +219,8 @@ def draw_at_a_glance() -> Figure:
     cosines = cosine_similarity_matrix(sae.W_dec, base.feature_directions)
     own = match_features(cosines).latent
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    plots.plot_matrix(base.W.detach(), left, ylabel="neuron", xlabel="feature", numbers=0.15)
-    left.set_title("5 neurons: many features each")
-    plots.plot_matrix(
-        cosines[own], right, ylabel="latent", xlabel="feature", yticks=own, numbers=0.8
-    )
-    right.set_title("10 latents: one feature each")
+    plots.plot_matrix(base.W.detach(), left, numbers=0.15)
+    left.set(ylabel="neuron", xlabel="feature", title="5 neurons: many features each")
+    plots.plot_matrix(cosines[own], right, yticks=own, numbers=0.8)
+    right.set(ylabel="latent", xlabel="feature", title="10 latents: one feature each")
     return fig
