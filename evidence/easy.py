@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 
-import numpy as np
 import torch
 
 from evidence.common import (
@@ -21,7 +20,6 @@ from sae_lib import (
     ToyModel,
     cosine_similarity_matrix,
     fires,
-    firing,
     match_features,
     recovered,
 )
@@ -110,7 +108,8 @@ def spliced(
     fired, is_on = fires(acts).float(), fires(strengths).float()
     both = 2 * (fired.T @ is_on) / (fired.sum(dim=0)[:, None] + is_on.sum(dim=0))
     row |= {"mean cosine": matches.cosine.mean(), "lowest cosine": matches.cosine.min()}
-    row |= {"f1": float(np.nan_to_num(firing(strengths, acts, matches).f1).mean())}
+    own = both[matches.latent, range(len(matches.latent))]  # 0 / 0 for a latent that never fires
+    row |= {"f1": float(own.nan_to_num().mean())}
     return row | {"best f1": float(both.max(dim=0).values.mean())}
 
 

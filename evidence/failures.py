@@ -1,7 +1,7 @@
 """How SAEs fail: features that imply one another, rare features, an L0 that is too low."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import normalize
@@ -24,11 +24,7 @@ class Related(ToyModel):
 
     fixed = False
 
-    def sample_features(
-        self, n: int, *, seed: int | torch.Generator | Sequence = 0
-    ) -> torch.Tensor:
-        if isinstance(seed, Sequence):  # a stack of models, each of which comes here again
-            return super().sample_features(n, seed=seed)
+    def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
         rng = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         is_on = torch.rand(n, self.W.shape[-1], generator=rng) >= self.sparsity
         self.relate(is_on, rng)

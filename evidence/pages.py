@@ -3,6 +3,7 @@
 The author's command writes PAGES[name]() below the line `<!-- evidence: name -->` of a cell.
 """
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -11,13 +12,14 @@ from matplotlib.axes import Axes
 
 from evidence.tables import markdown, pooled
 from sae_lib import plots
-from sae_lib.lesson.figures import data_uri
+from sae_lib.lesson.figures import png
 
 MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
 
 
 def picture(fig, alt: str) -> str:
-    return f"![{alt}]({data_uri(fig)})"
+    """The figure inside the page, as a Markdown image. Closes the figure."""
+    return f"![{alt}](data:image/png;base64,{base64.b64encode(png(fig)).decode()})"
 
 
 def made_by(names: str, what: str = "16 SAE seeds × 3 base models") -> str:
@@ -131,7 +133,7 @@ def width() -> str:
     for group in groups.values():
         group["runs"] = np.ones_like(group["recovered"])
     columns = {"found of 10": ("recovered", ".1f"), "all ten": ("complete",), "runs": ("runs",)}
-    columns |= {"always-on latents": ("always on", ".1f"), "twins": ("twins", ".1f")}
+    columns |= {"always-on latents": ("always on", ".1f"), "twins (spare copies)": ("twins", ".1f")}
     what = "3 base models, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
     return summary(groups, columns, "latents") + "\n\n" + made_by("widths", what)
 
@@ -156,13 +158,14 @@ def baselines() -> str:
         [f"*{method}: seconds for a million codes*", *(f"{float(cell):g}" for cell in cells)]
         for method, *cells in seconds
     ]
-    what = "3 base models; 16 SAE seeds (2 for 100 in 30), other methods 2 (1)"
+    what = "3 base models; 16 SAE seeds, 2 of other methods (for 100 in 30: 2 and 1). n: features"
     return markdown(header, lines) + "\n\n" + made_by("baselines", what)
 
 
 def reading() -> str:
     header, *lines = by_case("reading", "f1", ".2f", "F1")
     lines = [line for line in lines if line[0] != "one layer, on or off"]  # as the strength is
+    lines[0][0] = "one layer, told the truth"
     what = "Mean F1 of which features are on; one SAE on each of 3 base models, best thresholds"
     return markdown(header, lines) + "\n\n" + made_by("reading", what)
 
@@ -225,11 +228,11 @@ def agreement() -> str:
         if agreed >= 0.8 and found < 0.75:
             fooled.append(f"{n} in 5, {setting(l1, k)}")
             ax.plot(agreed, found, "o", color="black", markerfacecolor="none", markersize=19)
-            ax.annotate(fooled[-1], (agreed - 0.04, found), ha="right", va="center")
+            ax.annotate(fooled[-1], (agreed - 0.06, found), ha="right", va="center")
     for n, (colour, marker) in MARKS.items():
         ax.plot([], [], marker, color=colour, markersize=9, label=f"{n} in 5")
-    ax.plot([], [], "o", color="black", markersize=9, label="L1, one λ each")
-    ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=9, label="TopK")
+    ax.plot([], [], "o", color="black", markersize=9, label="filled: L1")
+    ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=9, label="open: TopK")
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.08), ylabel="share of features recovered")
     ax.set(xlabel="agreement of two seeds (needs no truth)")
     ax.set_title("Circled: two seeds agree, and miss")
@@ -272,10 +275,10 @@ def rare() -> str:
     }
     columns = {
         "the rarest is on once in": ("once in", ",.0f"),
-        "found of 100": ("recovered", ".0f"),
+        "found of 100": ("recovered", ".1f"),
     }
     columns |= {
-        f"of the 50 {which}": (f"of the 50 {which}", ".0f") for which in ("commonest", "rarest")
+        f"of the 50 {which}": (f"of the 50 {which}", ".1f") for which in ("commonest", "rarest")
     }
     columns |= {"unexplained": ("fvu", ".1%")}
     what = "TopK, k = 5, 2 SAE seeds × 3 base models, 2,000 steps"

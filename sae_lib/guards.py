@@ -1,7 +1,5 @@
 """At the doors: is what came usable? And training that no outside setting of torch disturbs."""
 
-import contextlib
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -33,14 +31,6 @@ def with_gradients(train: Callable) -> Callable:
 
     Under torch.no_grad() it would stop, under torch.autocast it would go wrong in silence.
     """
-
-    @functools.wraps(train)
-    def undisturbed(*args, **settings):
-        with contextlib.ExitStack() as settings_of_torch:
-            settings_of_torch.enter_context(torch.inference_mode(False))
-            settings_of_torch.enter_context(torch.enable_grad())
-            for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-                settings_of_torch.enter_context(torch.autocast(device, enabled=False))
-            return train(*args, **settings)
-
-    return undisturbed
+    for device in ("cpu", "cuda"):
+        train = torch.autocast(device, enabled=False)(train)
+    return torch.inference_mode(False)(torch.enable_grad()(train))

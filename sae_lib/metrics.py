@@ -45,12 +45,9 @@ def match_features(cosines: torch.Tensor) -> Matches:
     cosines (d_sae, n_features). Hungarian method (scipy's linear_sum_assignment).
     """
     cosines = finite("cosines", cosines, n_columns=0).cpu().numpy()
-    n_features = cosines.shape[1]
-    latent = np.full(n_features, -1)
-    cosine = np.full(n_features, np.nan)
-    for i, j in zip(*linear_sum_assignment(cosines, maximize=True), strict=True):
-        latent[j] = i
-        cosine[j] = cosines[i, j]
+    rows, columns = linear_sum_assignment(cosines, maximize=True)
+    latent, cosine = np.full(cosines.shape[1], -1), np.full(cosines.shape[1], np.nan)
+    latent[columns], cosine[columns] = rows, cosines[rows, columns]
     return Matches(latent, cosine)
 
 
@@ -62,15 +59,12 @@ def recovered(W_dec: torch.Tensor, truth: torch.Tensor, at: float = 0.99) -> int
     return int((match_features(cosine_similarity_matrix(W_dec, truth)).cosine >= at).sum())
 
 
-def chance_cosines(
-    feature_directions: torch.Tensor, d_sae: int, *, n_draws: int = 200, seed: int = 0
-) -> np.ndarray:
+def chance_cosines(feature_directions: torch.Tensor, d_sae: int, n_draws: int = 200) -> np.ndarray:
     """Matched cosines of dictionaries that learned nothing: (n_draws, n_features).
 
     Each draw is d_sae random unit directions, matched exactly as an SAE's are.
     """
-    draws = random_directions(n_draws * d_sae, feature_directions.shape[1], seed=seed)
-    draws = draws.view(n_draws, d_sae, -1)
+    draws = random_directions(n_draws * d_sae, feature_directions.shape[1]).split(d_sae)
     cosines = [cosine_similarity_matrix(draw, feature_directions) for draw in draws]
     return np.stack([match_features(c).cosine for c in cosines])
 
@@ -88,30 +82,16 @@ def l0(latent_acts: torch.Tensor) -> float:
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect.
 
-    x, x_hat (n, d_in). Raises ValueError if their shapes differ.
+    x, x_hat (n, d_in).
     """
-    x, x_hat = (finite(name, t).double() for name, t in (("x", x), ("x_hat", x_hat)))
-    if x.shape != x_hat.shape:
-        raise ValueError(f"x has shape {tuple(x.shape)}, but x_hat has {tuple(x_hat.shape)}.")
+    x, x_hat = x.double(), x_hat.double()
     return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
 
-def group_latents(latent_acts: torch.Tensor, matches: Matches) -> dict[str, np.ndarray]:
-    """Sort the latents into matched (in feature order), redundant and dead: their indices.
-
-    matched    the one that a feature was given        dead   never fires on these inputs
-    redundant  fires, but no feature was left for it (often a twin of a matched one)
-    """
-    dead = ~fires(latent_acts).any(dim=0).cpu().numpy()
-    matched = matches.latent[matches.latent >= 0]
-    rest = np.setdiff1d(np.arange(len(dead)), matched)
-    return {"matched": matched, "redundant": rest[~dead[rest]], "dead": rest[dead[rest]]}
-
-
+@torch.no_grad()
 def live_directions(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
     """The decoder rows of the latents that fire on some of these inputs: (n_live, d_in)."""
-    with torch.no_grad():
-        return sae.W_dec.detach()[fires(sae.encode(activations)).any(dim=0)]
+    return sae.W_dec.detach()[fires(sae.encode(activations)).any(dim=0)]
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -129,44 +109,37 @@ def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Firing(NamedTuple):
-    """For each feature, how its latent's firing agrees with it: all (n_features,).
+    """For each feature, how what fires for it agrees with it: all (n_features,).
 
-    precision  P(feature on | latent fires)     recall  P(latent fires | feature on)
-    f1         their harmonic mean, 2 precision · recall / (precision + recall)
-    scale      activation / strength, summed over the inputs that hold this feature alone and
-               over all latents, so that twins count together; below 1 is shrinkage
-    nan where there is nothing to count: a latent that never fires, a feature that is never on.
+    precision  P(feature on | fires)     recall  P(fires | feature on)
+    scale      activation / strength, summed over the inputs that hold this feature alone;
+               below 1 is shrinkage
+    nan where there is nothing to count: nothing ever fires, or the feature is never on.
     """
 
-    precision: np.ndarray
-    recall: np.ndarray
-    f1: np.ndarray
-    scale: np.ndarray
+    precision: torch.Tensor
+    recall: torch.Tensor
+    scale: torch.Tensor
 
 
-def firing(strengths: torch.Tensor, latent_acts: torch.Tensor, matches: Matches) -> Firing:
-    """Compare each feature with the activation of its matched latent, input by input.
+def firing(strengths: torch.Tensor, acts: torch.Tensor) -> Firing:
+    """Compare each feature with the activation of its latents, input by input.
 
     strengths (n, n_features): feature values times the length of their directions, which is
-    how far each feature moved the activation. latent_acts (n, d_sae). Both count as on above
-    FIRES.
+    how far each feature moved the activation. acts (n, n_features): what its latents, twins
+    added up, make of that. Both count as on above FIRES.
     """
-    truth = strengths.detach().float().cpu().numpy()
-    acts = latent_acts.detach().float().cpu().numpy()
-    is_on = fires(truth)
-    fired = fires(acts[:, matches.latent]) & (matches.latent >= 0)
-    both = (is_on & fired).sum(axis=0)
-    alone = is_on & ((truth > 0).sum(axis=1, keepdims=True) == 1)
-    total = acts.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Firing(
-            precision=both / fired.sum(axis=0),
-            recall=both / is_on.sum(axis=0),
-            f1=2 * both / (fired.sum(axis=0) + is_on.sum(axis=0)),
-            scale=(total * alone).sum(axis=0) / (truth * alone).sum(axis=0),
-        )
+    is_on, fired = fires(strengths), fires(acts)
+    both = (is_on & fired).sum(dim=0)
+    alone = is_on & ((strengths > 0).sum(dim=1, keepdim=True) == 1)
+    return Firing(
+        precision=both / fired.sum(dim=0),
+        recall=both / is_on.sum(dim=0),
+        scale=(acts * alone).sum(dim=0) / (strengths * alone).sum(dim=0),
+    )
 
 
+@torch.no_grad()
 def oracle_sae(feature_directions: torch.Tensor, l1_coefficient: float) -> SparseAutoencoder:
     """The SAE whose dictionary is the truth, read along its own directions.
 
@@ -177,9 +150,8 @@ def oracle_sae(feature_directions: torch.Tensor, l1_coefficient: float) -> Spars
     """
     n_features, d_in = feature_directions.shape
     oracle = SparseAutoencoder(d_in, n_features)
-    with torch.no_grad():
-        oracle.W_dec.copy_(feature_directions)
-        oracle.normalize_decoder_()
-        oracle.W_enc.copy_(oracle.W_dec.T)
-        oracle.b_enc.fill_(-l1_coefficient / 2)
+    oracle.W_dec.copy_(feature_directions)
+    oracle.normalize_decoder_()
+    oracle.W_enc.copy_(oracle.W_dec.T)
+    oracle.b_enc.fill_(-l1_coefficient / 2)
     return oracle.to(feature_directions)

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sae_lib.metrics import fires, group_latents, match_features
+from sae_lib.metrics import fires, match_features
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6b6b6b"
 PALE = "#9ecae1"
@@ -20,11 +20,6 @@ PALE = "#9ecae1"
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
 DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
 STYLE = {
-    # every colour, so that nothing disappears where a dark style or theme is set
-    **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "white"),
-    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor"], "black"),
-    **dict.fromkeys(["xtick.color", "ytick.color", "legend.labelcolor"], "black"),
-    "axes.grid": False,
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 12,
@@ -44,7 +39,8 @@ STYLE = {
 }
 DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
-styled = plt.rc_context(STYLE)  # a decorator: draw in this style, whatever is set around it
+# a decorator: draw in this style alone, so that nothing disappears where a dark one is set
+styled = plt.style.context(["default", STYLE])
 
 
 def down(value: float, digits: int = 2) -> str:
@@ -53,10 +49,10 @@ def down(value: float, digits: int = 2) -> str:
     return f"{cut:.{digits}f}".replace("-", "−")
 
 
-def _lasting(holds: np.ndarray) -> int | None:
-    """The first index from which on it always holds, or None."""
-    first = len(holds) - int(np.logical_and.accumulate(holds[::-1]).sum())
-    return first if first < len(holds) else None
+def _lasting(holds: np.ndarray, steps: np.ndarray) -> int | None:
+    """The batch from which on it always holds, counted from 1, or None."""
+    first = max(np.flatnonzero(~holds), default=-1) + 1
+    return steps[first] + 1 if first < len(holds) else None
 
 
 def _headline(fig: Figure, text: str) -> Figure:
@@ -72,23 +68,8 @@ def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _mark_moments(ax: Axes, moments: Mapping[str, int], height: float) -> None:
-    """A dashed line at each batch, and its name along it, from a height between 0 and 1 on."""
-    for name, batch in moments.items():
-        ax.axvline(batch, **DASHED)
-        ax.annotate(name, (batch * 1.05, height), rotation=90, **AT_BATCH)
-
-
 @styled
-def plot_matrix(
-    matrix,
-    ax: Axes | None = None,
-    *,
-    yticks: Sequence | None = None,
-    marked: Sequence[tuple[int, int]] = (),
-    numbers: float = 2.0,
-    one: float = 0.99,
-) -> Axes:
+def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.99) -> Axes:
     """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (dark red).
 
     marked: (row, column) cells to frame. numbers: write the value in cells at least this far
@@ -115,15 +96,7 @@ def plot_matrix(
 
 
 @styled
-def plot_sorted(
-    cosines,
-    latent_acts=None,
-    ax: Axes | None = None,
-    *,
-    title: str = "",
-    one: float = 0.99,
-    numbers: float = 0.99,
-) -> Axes:
+def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbers=0.99) -> Axes:
     """Cosines (d_sae, n_features) as a heatmap, each feature's own latent first.
 
     Below them the others: redundant, then dead, if latent_acts (n, d_sae) tell which is which.
@@ -131,10 +104,11 @@ def plot_sorted(
     """
     found = match_features(cosines)
     cosines, own = np.asarray(cosines), found.latent[found.latent >= 0]
-    if latent_acts is None:
-        groups = {"": own, " ": np.setdiff1d(range(len(cosines)), own)}
-    else:
-        groups = group_latents(latent_acts, found)
+    rest = np.setdiff1d(range(len(cosines)), own)
+    groups = {"": own, " ": rest}
+    if latent_acts is not None:
+        dead = ~np.asarray(fires(latent_acts)).any(axis=0)[rest]
+        groups = {"matched": own, "redundant": rest[~dead], "dead": rest[dead]}
     order = np.concatenate(list(groups.values())).astype(int)
     frames = enumerate(np.flatnonzero(found.latent >= 0))
     frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
@@ -175,13 +149,11 @@ def plot_chance(chance, cosines) -> Axes:
     chance (n_draws, n_features); cosines (n_features,), nan for a feature without a latent.
     """
     ax = plt.subplots(figsize=(6, 3.6))[1]
-    bins = np.linspace(0, 1, 51)
     worst_of_chance, worst = np.nanmin(chance, axis=1), np.nanmin(cosines)
-    for values, colour, hatch, name in (
-        (worst_of_chance, GREY, "", "random: the worst of each"),
-        (np.nanmean(chance, axis=1), PALE, "//", "random: the mean of each"),
-    ):
-        ax.hist(values, bins=bins, color=colour, hatch=hatch, edgecolor="white", label=name)
+    mean_of_chance = np.nanmean(chance, axis=1)
+    look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white"}
+    ax.hist(worst_of_chance, color=GREY, label="random: the worst of each", **look)
+    ax.hist(mean_of_chance, color=PALE, hatch="//", label="random: the mean of each", **look)
     ax.axvline(worst, color=ORANGE, linewidth=3, label="the SAE: the worst")
     ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
     ax.legend(loc="upper left")
@@ -205,35 +177,39 @@ def plot_training(
     """
     curves = history.reconstruction, history.sparsity, history.l0, found, history.step
     error, price, l0, found, step = map(np.array, curves)
-    gone, complete = _lasting(error < 0.01 * variance), _lasting(found >= n_features)
-    lasting = {"error gone": gone, "all found": complete}
-    moments = {name: step[i] + 1 for name, i in lasting.items() if i is not None}
-    panels = [plt.subplots(figsize=(6, h), layout="none")[1] for h in (3.2, 2.7, 2.5)]
-    loss, sparsity, recovery = panels
+    gone = _lasting(error < 0.01 * variance, step)
+    complete = _lasting(found >= n_features, step)
+    loss, sparsity, recovery = panels = [_panel(height) for height in (3.2, 2.7, 2.5)]
     _over_batches(loss, step, error + price, color="black", label="total")
     _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
     _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
     loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * max(1e-9, *(error + price))))
-    title = "The error does not go away"
-    loss.set_title(title if gone is None else f"The error is gone by batch {step[gone] + 1:,}")
+    loss.set_title(f"The error is gone by batch {gone:,}" if gone else "The error does not go away")
     _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
     sparsity.set(ylabel="L0", ylim=(0, 1.4 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    title = f"{found[-1]} of {n_features} at the end"
-    if complete is not None:
-        title = f"All {n_features} from batch {step[complete] + 1:,} on"
+    title = f"All {n_features} from batch {complete:,} on" if complete else ""
+    title = title or f"{found[-1]} of {n_features} at the end"
     recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}", title=title)
-    for ax in panels:
+    for ax, height in zip(panels, (0.03, 0.22, 0.12), strict=True):
+        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
+        for name, batch in {"error gone": gone, "all found": complete}.items():
+            if batch:
+                ax.axvline(batch, **DASHED)
+                ax.annotate(name, (1.05 * batch, height), rotation=90, **AT_BATCH)
         if ax is not recovery:
             ax.legend(loc="upper right", ncols=2)
-        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        _mark_moments(ax, moments, {loss: 0.03, sparsity: 0.22, recovery: 0.12}[ax])
-        height = ax.figure.get_figheight()  # the same margins everywhere, so the axes line up
-        ax.figure.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
     return tuple(ax.figure for ax in panels)
+
+
+def _panel(height: float) -> Axes:
+    """A figure whose margins are the same at any height, so that the axes of several line up."""
+    fig, ax = plt.subplots(figsize=(6, height), layout="none")
+    fig.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
+    return ax
 
 
 @styled
@@ -259,8 +235,8 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
     axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
     axes[2].set(xlabel="training batch", xlim=(0, start))
     axes[2].xaxis.set_major_formatter("{x:,.0f}")
-    ends = "; ".join(f"{name} {found[-1]}" for name, _, found in phases)
-    return _headline(fig, f"Found of {n_features}: {ends}")
+    ends = (f"{name.capitalize()}: {found[-1]} of {n_features} found" for name, _, found in phases)
+    return _headline(fig, ". ".join(ends))
 
 
 @styled
@@ -270,11 +246,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     truth (n, d), learned: one or two sets (n, d), row j for feature j; worst by the first.
     Coordinates have no order, so no line joins them.
     """
-    marks = (
-        {"marker": "o", "markersize": 13, "markerfacecolor": "none", "color": BLUE},
-        {"marker": "x", "markersize": 8, "markeredgewidth": 2.5, "color": ORANGE},
-        {"marker": "_", "markersize": 13, "markeredgewidth": 2.5, "color": GREY},
-    )
+    looks = (("o", BLUE), ("x", ORANGE), ("_", GREY))
     sets = {name: np.asarray(rows, float) for name, rows in {"true": truth, **learned}.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
     cosines = {name: (sets[name] * sets["true"]).sum(axis=1) for name in learned}
@@ -282,8 +254,8 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     fig, axes = plt.subplots(2, 2, figsize=(6, 5), sharex=True, sharey=True)
     for ax, j in zip(axes.flat, first.argsort()[:4], strict=False):
         ax.axhline(0, color=GREY, linewidth=0.8)
-        for (name, rows), mark in zip(sets.items(), marks, strict=False):
-            ax.plot(rows[j], linestyle="", label=name, **mark)
+        for (name, rows), (mark, colour) in zip(sets.items(), looks, strict=False):
+            ax.plot(rows[j], mark, color=colour, label=name, fillstyle="none", ms=11, mew=2)
         scores = ", ".join(f"{name} {down(cosines[name][j], 3)}" for name in learned)
         ax.set_title(f"feature {j}\n{scores}", fontweight="normal")
         ax.set(ylim=(-1.2, 1.2), xticks=range(rows.shape[1]))
@@ -292,7 +264,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     fig.supxlabel("hidden coordinate", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return _headline(fig, f"Worst cosine {down(np.nanmin(first), 3)}")
+    return _headline(fig, f"The worst matches: cosine {down(np.nanmin(first), 3)} or more")
 
 
 @styled
@@ -310,13 +282,13 @@ def plot_firing(strengths, latent_acts, partner_on) -> Axes:
         (with_partner, "x", ORANGE, "opposite feature on too"),
     ):
         ax.plot(strengths[shown], latent_acts[shown], mark, color=colour, alpha=0.6, label=label)
-    ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latent")
+    ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latents")
     if with_partner.any():
         ax.legend(loc="upper left")
     on, fired = fires(strengths), fires(latent_acts)
     ax.set_title(
-        f"On in {on.sum():,} of {len(on):,} inputs: the latent fires in {(on & fired).sum():,}.\n"
-        f"Off in {(~on).sum():,}: it fires in {(~on & fired).sum():,}."
+        f"On in {on.sum():,} of {len(on):,} inputs: latents fire in {(on & fired).sum():,}.\n"
+        f"Off in {(~on).sum():,}: they fire in {(~on & fired).sum():,}."
     )
     return ax
 
@@ -347,12 +319,14 @@ def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     for row, counts in enumerate(values.values()):
         ax.barh(row, np.mean(counts), color=PALE, height=0.7)
         apart = np.linspace(-0.22, 0.22, len(counts)) if len(counts) > 1 else 0  # none hidden
-        ax.plot(counts, row + apart * np.ones(len(counts)), "o", color=BLUE, markersize=5)
+        ax.plot(
+            counts, row + apart * np.ones(len(counts)), "o", color=BLUE, markersize=5, clip_on=False
+        )
         mean = f"{np.mean(counts):.1f}".removesuffix(".0")
         ax.text(total * 1.04, row, mean, va="center_baseline")
     ax.set_yticks(range(len(values)), list(values))
     ax.set(xlim=(0, total * 1.14), xlabel=f"features found (of {total})")
     ax.invert_yaxis()
     complete = sum(min(counts) >= total for counts in values.values())
-    each = " on every seed" if max(map(len, values.values())) > 1 else ""
-    return _headline(fig, f"All {total} found{each}: {complete} of {len(values)}")
+    each = ", on every seed" if max(map(len, values.values())) > 1 else ""
+    return _headline(fig, f"{complete} of {len(values)} find all {total}{each}")

@@ -98,5 +98,4 @@ class TopKSparseAutoencoder(SparseAutoencoder):
         return torch.zeros_like(latent_acts).scatter(-1, strongest.indices, strongest.values)
 
     def loss(self, x: torch.Tensor, l1_coefficient: float = 0.0) -> SAELoss:
-        x_hat, latent_acts = self(x)
-        return sae_loss(x, x_hat, latent_acts, 0.0)
+        return super().loss(x, 0.0)

@@ -1,8 +1,7 @@
 """Saving and loading, in the field's format: a folder that SAELens reads and writes too."""
 
 import json
-import os
-import tempfile
+import uuid
 from pathlib import Path
 
 import torch
@@ -34,22 +33,25 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
         "d_in": d_in,
         "d_sae": d_sae,
         "dtype": str(weights["W_dec"].dtype).removeprefix("torch."),
-        "device": "cpu",
         "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
         "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None},
     }
     if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
         config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
-    _require_same_outputs(sae, sae_of(config, weights))
+    x = torch.randn(16, d_in, generator=torch.Generator().manual_seed(0))
+    own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
+    pairs = zip(torch.func.functional_call(sae, own, (x,)), sae_of(config, weights)(x), strict=True)
+    if not all(torch.allclose(ours, read, rtol=1e-3, atol=1e-3) for ours, read in pairs):
+        raise ValueError(
+            f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
+            "its k strongest, and h W_dec + b_dec; the weights alone would not carry that."
+        )
     if (folder / "cfg.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"  # before anything is written
     write_file(folder / "sae_weights.safetensors", save(weights))
-    write_file(folder / "cfg.json", text.encode())
+    write_file(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:
@@ -65,14 +67,12 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     FileNotFoundError if a file is missing; ValueError if it cannot be read, or holds what a ReLU
     or a TopK SAE does not do.
     """
-    folder = Path(folder)
+    config = Path(folder, "cfg.json").read_bytes()
+    weights = Path(folder, "sae_weights.safetensors").read_bytes()
     try:
-        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        weights = load((folder / "sae_weights.safetensors").read_bytes())
+        config, weights = json.loads(config), load(weights)
         sae = sae_of(config, {name: finite(name, weights[name]) for name in NAMES})
         sae(torch.zeros(1, sae.W_enc.shape[0]))  # k may be no number, or too large
-    except FileNotFoundError:
-        raise
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{folder} holds no SAE that can be read: {why}") from error
@@ -103,31 +103,15 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     return sae
 
 
-@torch.no_grad()
-def _require_same_outputs(sae: SparseAutoencoder, again: SparseAutoencoder) -> None:
-    """Raise unless both give the same code and output on 16 random inputs."""
-    x = torch.randn(16, again.W_enc.shape[0], generator=torch.Generator().manual_seed(0))
-    weights = {name: w.cpu().float() for name, w in sae.state_dict().items()}
-    for ours, read in zip(torch.func.functional_call(sae, weights, (x,)), again(x), strict=True):
-        if not torch.allclose(ours, read, rtol=1e-3, atol=1e-3):
-            raise ValueError(
-                f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
-                "its k strongest, and h W_dec + b_dec; the weights alone would not carry that."
-            )
-
-
 def write_file(path: Path, content: bytes) -> None:
     """Put a whole file in the place of the old one, or leave the old one as it is.
 
     A link is followed, not replaced. The unfinished file has a name that no one else uses.
     """
     path = path.resolve()
-    handle, unfinished = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(unfinished).chmod(0o644)  # mkstemp lets no one else read it
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

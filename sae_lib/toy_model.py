@@ -35,18 +35,10 @@ class ToyModel(nn.Module):
         """The ground truth, one row per feature: (n_features, n_hidden)."""
         return self.W.detach().mT
 
-    def sample_features(
-        self, n: int, *, seed: int | torch.Generator | Sequence = 0
-    ) -> torch.Tensor:
-        """n inputs (n, n_features), drawn on the CPU so that every device sees the same.
-
-        For a stack of models give a list of seeds, one each: (n_models, n, n_features).
-        """
-        if isinstance(seed, Sequence):
-            return torch.stack([self.sample_features(n, seed=one) for one in seed])
-        rng = seed
-        if not isinstance(rng, torch.Generator):
-            rng = torch.Generator().manual_seed(int(seed))
+    def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
+        """n inputs (n, n_features), drawn on the CPU so that every device sees the same."""
+        is_rng = isinstance(seed, torch.Generator)
+        rng = seed if is_rng else torch.Generator().manual_seed(int(seed))
         shape = (n, self.W.shape[-1])
         is_on = torch.rand(shape, generator=rng) >= self.sparsity
         return (torch.rand(shape, generator=rng) * is_on).to(self.W)
@@ -77,14 +69,12 @@ def train_toy_model(
     The error is summed over features and averaged over the batch; the learning rate falls to
     zero along a cosine. A stack of models (see `train_toy_models`) takes a list of seeds.
     """
-    if isinstance(seed, Sequence):
-        rng = [torch.Generator().manual_seed(int(one)) for one in seed]
-    else:
-        rng = torch.Generator().manual_seed(int(seed))
+    seeds = seed if isinstance(seed, Sequence) else [seed]
+    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
-        features = model.sample_features(batch_size, seed=rng)
+        features = torch.stack([model.sample_features(batch_size, seed=g) for g in generators])
         loss = (features - model(features)).square().sum(dim=-1).mean(dim=-1)
         optimizer.zero_grad()
         loss.sum().backward()

@@ -1,5 +1,6 @@
 """Training: one loop, its batches, its price and its history."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -15,13 +16,7 @@ from sae_lib.sae import SAELoss, SparseAutoencoder
 # The second recipe, for `train_sae(..., **FALLING_PRICE)`: a high price finds the directions
 # fast, a low one polishes them. Batches of 128, because a stack of 64 then fits the processor's
 # cache; a faster β₂, because gradients shrink with the price and Adam must forget the large ones.
-FALLING_PRICE = {
-    "l1_start": 0.03,
-    "n_steps": 2_500,
-    "batch_size": 128,
-    "lr": 5e-2,
-    "betas": (0.9, 0.95),
-}
+FALLING_PRICE = dict(l1_start=0.03, n_steps=2_500, batch_size=128, lr=5e-2, betas=(0.9, 0.95))
 
 
 @with_gradients
@@ -74,11 +69,7 @@ class TrainingHistory:
     def __init__(self, n_steps: int, n_logged: int):
         spaced = np.geomspace(1, n_steps, min(n_logged, n_steps)).round().astype(int) - 1
         self.steps_to_log = {n_steps - 1, *spaced.tolist()}
-        self.step: list[int] = []
-        self.reconstruction: list[float] = []
-        self.sparsity: list[float] = []
-        self.l0: list[float] = []
-        self.W_dec: list[torch.Tensor] = []
+        self.step, self.reconstruction, self.sparsity, self.l0, self.W_dec = [], [], [], [], []
 
     def log(self, step: int, sae: SparseAutoencoder, x: torch.Tensor, loss: SAELoss) -> None:
         """Keep this batch, if it is one of those to be kept; `encode` is called for it again."""
@@ -86,45 +77,33 @@ class TrainingHistory:
             return
         if not torch.isfinite(loss.total).all():
             raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
-        with torch.no_grad():
-            l0 = fires(sae.encode(x)).sum(dim=-1).float().mean(dim=-1)
         self.step.append(step)
         self.reconstruction.append(loss.reconstruction.tolist())
         self.sparsity.append(torch.as_tensor(loss.sparsity).tolist())
-        self.l0.append(l0.tolist())
+        self.l0.append(fires(sae.encode(x)).sum(dim=-1).float().mean(dim=-1).tolist())
         self.W_dec.append(sae.W_dec.detach().cpu().clone())
 
 
 def minibatches(
-    sae: SparseAutoencoder,
-    activations: torch.Tensor,
-    batch_size: int,
-    n_steps: int,
-    seed: int | Sequence[int],
+    sae: SparseAutoencoder, activations, batch_size: int, n_steps: int, seed: int | Sequence[int]
 ) -> Iterator[torch.Tensor]:
     """n_steps random batches (batch_size, d_in), drawn with replacement from the pool.
 
     They come in the SAE's dtype, on its device. For a stack give a list of seeds, one each, and
     one pool for all (n_samples, d_in) or one each (n, n_samples, d_in): (n, batch_size, d_in).
-    Raises TypeError or ValueError if the pool is empty, not finite or of another width.
     """
     pool = fitting(sae, activations)
     is_stack = sae.W_dec.ndim == 3
-    seeds = seed if is_stack else [seed]
-    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
+    generators = [torch.Generator().manual_seed(int(s)) for s in (seed if is_stack else [seed])]
     n_samples, d_in = pool.shape[-2:]
-    first_row = torch.arange(len(seeds))[:, None] * (n_samples if pool.ndim == 3 else 0)
+    first_row = torch.arange(len(generators))[:, None] * (n_samples if pool.ndim == 3 else 0)
     pool = pool.reshape(-1, d_in)
-    one_step = batch_size * len(seeds) * d_in
-    at_once = max(1, min(100, 4_000_000 // one_step))  # cheaper than one by one; at most 16 MB
-    with tqdm(total=n_steps, desc="training", file=sys.stdout, delay=0.5) as bar:
-        for start in range(0, n_steps, at_once):
-            shape = (min(at_once, n_steps - start), batch_size)
-            rows = [torch.randint(n_samples, shape, generator=g) for g in generators]
-            rows = torch.stack(rows, dim=1) + first_row  # (steps, n, batch_size)
-            rows = rows if is_stack else rows[:, 0]
-            yield from embedding(rows.to(pool.device), pool)  # pool[rows], in half the time
-            bar.update(len(rows))
+    for step in tqdm(range(n_steps), desc="training", file=sys.stdout, delay=0.5):
+        if step % 100 == 0:  # the rows of a hundred batches at once, which is cheaper
+            drawn = [torch.randint(n_samples, (100, batch_size), generator=g) for g in generators]
+            drawn = (torch.stack(drawn, dim=1) + first_row).to(pool.device)  # (100, n, batch_size)
+        rows = drawn[step % 100] if is_stack else drawn[step % 100, 0]
+        yield embedding(rows, pool)  # pool[rows], in half the time
 
 
 def fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
@@ -141,18 +120,13 @@ def fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
     return activations.to(sae.W_dec)
 
 
-def price_schedule(l1_coefficient: float, l1_start: float | None, n_steps: int) -> list:
-    """λ at every step: constant, or falling from l1_start over the first 60 % of the steps.
-
-    Of a stack l1_coefficient may be a tensor, one λ each. Raises ValueError if a λ is negative
-    or not finite, or if it is to fall to or from 0.
-    """
-    prices = torch.as_tensor(l1_coefficient, dtype=torch.float64)
-    if not (prices.isfinite().all() and prices.min() >= 0):
+def price_schedule(l1_coefficient: float, l1_start: float | None, n_steps: int) -> list[float]:
+    """λ at every step: constant, or falling from l1_start over the first 60 % of the steps."""
+    if not 0 <= l1_coefficient < math.inf:
         raise ValueError(f"l1_coefficient must be finite and not negative; {l1_coefficient} came.")
     if l1_start is None:
         return [l1_coefficient] * n_steps
-    if not (0 < l1_start < float("inf") and prices.min() > 0):
+    if not (0 < l1_start < math.inf and l1_coefficient > 0):
         raise ValueError("A price that falls needs a finite l1_start and l1_coefficient above 0.")
     left = [max(0.0, 1 - step / (0.6 * n_steps)) for step in range(n_steps)]  # from 1 to 0
     return [l1_coefficient * (l1_start / l1_coefficient) ** share for share in left]

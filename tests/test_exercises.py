@@ -16,7 +16,7 @@ from sae_lib.lesson import exercises
 
 @pytest.fixture(autouse=True)
 def fresh_status(monkeypatch):
-    fresh = dict.fromkeys(exercises.NAMES, exercises.NOT_ATTEMPTED)
+    fresh = dict.fromkeys(exercises._status, exercises.NOT_ATTEMPTED)
     monkeypatch.setattr(exercises, "_status", fresh)
 
 
@@ -67,9 +67,9 @@ def stub(*inputs):
 
 
 FUNCTIONS = {
-    exercises.PRICE: (exercises.mark_price, price),
-    exercises.CHEAT: (exercises.mark_cheat, cheat),
-    exercises.DEAD: (exercises.mark_revive, revive),
+    "the same price": (exercises.mark_price, price),
+    "the cheat": (exercises.mark_cheat, cheat),
+    "dead latents": (exercises.mark_revive, revive),
 }
 each_function = pytest.mark.parametrize(
     ("name", "mark", "right"), [(name, *pair) for name, pair in FUNCTIONS.items()], ids=FUNCTIONS
@@ -127,30 +127,31 @@ def test_interrupting_is_no_answer(name, mark, right):
         mark(interrupted)
 
 
-@pytest.mark.parametrize("name", [exercises.CHEAT, exercises.DEAD])
-def test_an_answer_that_damages_its_inputs_does_not_pass(name, capsys):
-    mark, right = FUNCTIONS[name]
-
-    def damaging(*inputs):
-        value = right(*inputs)
-        next(x for x in inputs if isinstance(x, torch.Tensor)).mul_(2)
-        return value
-
-    assert "not yet. It changed the data" in verdict(capsys, mark, damaging)
-
-
-@pytest.mark.parametrize("name", [exercises.PRICE, exercises.CHEAT])
+@pytest.mark.parametrize("name", ["the same price", "the cheat"])
 def test_forms_of_a_right_answer(name, capsys):
     mark, right = FUNCTIONS[name]
     for form in (
         torch.as_tensor,
         lambda v: torch.as_tensor(v).numpy(),
-        lambda v: list(torch.as_tensor(v).view(-1, 5)) if name == exercises.CHEAT else [v],
+        lambda v: list(torch.as_tensor(v).view(-1, 5)) if name == "the cheat" else [v],
     ):
         answer = functools.partial(lambda form, *inputs: form(right(*inputs)), form)
         assert ": correct." in verdict(capsys, mark, answer)
     answer = lambda *inputs: torch.as_tensor(right(*inputs)) + 0j  # noqa: E731
     assert "not yet. Complex numbers came" in verdict(capsys, mark, answer)
+
+
+@pytest.mark.parametrize("name", ["the cheat", "dead latents"])
+def test_what_an_answer_does_to_its_inputs_moves_no_mark(name, capsys):
+    mark, right = FUNCTIONS[name]
+
+    def damaging(*inputs):
+        value = right(*inputs)
+        inputs[-1].zero_()
+        return value
+
+    assert ": correct." in verdict(capsys, mark, damaging)
+    assert ": not yet." in verdict(capsys, mark, lambda *inputs: inputs[-1].zero_().repeat(2, 1))
 
 
 # --- the same price -----------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_a_healthy_run_of_this_length_finds_the_features():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"resets": []}, "28 of 28 dead latents still fire on no input. W_enc and b_enc stayed"),
+        ({"resets": []}, "28 of 28 dead latents still fire on no input. Did both W_enc and b_enc"),
         ({"same": True}, "4 of 32 latents alive, 0 of 16 features found. Give each dead latent a"),
         ({"all_": True}, "Latents that were alive were changed too"),
     ],

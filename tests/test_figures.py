@@ -52,9 +52,7 @@ def shown(outputs) -> list:
 
 
 def test_a_figure_is_a_picture_with_its_text_and_what_its_titles_say(shown):
-    for output, alt in zip(
-        shown, (f"{WHAT} All 2 found: 1 of 2", "A matrix. A title"), strict=True
-    ):
+    for output, alt in zip(shown, (f"{WHAT} 1 of 2 find all 2", "A matrix. A title"), strict=True):
         assert set(output.data) == {"image/png", "text/plain"}
         assert output.data["text/plain"].startswith("[figure] ") and alt.startswith(
             output.data["text/plain"][9:]
@@ -66,7 +64,7 @@ def test_a_figure_is_a_picture_with_its_text_and_what_its_titles_say(shown):
 def test_the_page_keeps_every_picture_and_its_text(shown, sanitised):
     page = page_of(shown, the_lessons_exporter(), sanitised=sanitised)
     pictures = BeautifulSoup(page, "html.parser").find_all("img")
-    assert [img["alt"] for img in pictures] == [f"{WHAT} All 2 found: 1 of 2", "A matrix. A title"]
+    assert [img["alt"] for img in pictures] == [f"{WHAT} 1 of 2 find all 2", "A matrix. A title"]
     assert all(img["src"].startswith("data:image/png;base64,") for img in pictures)
 
 

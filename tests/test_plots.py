@@ -168,7 +168,7 @@ def test_a_switch_goes_on_where_the_phase_before_ended():
     )
     assert switch.get_xdata()[0] == 10
     assert [(t.get_text().strip(), t.xy[0]) for t in fig.axes[1].texts] == [("off", 0), ("on", 10)]
-    assert fig.get_suptitle() == "Found of 3: off 1; on 3"
+    assert fig.get_suptitle() == "Off: 1 of 3 found. On: 3 of 3 found"
 
 
 def test_directions_shows_the_four_worst_told_apart_by_their_marks():
@@ -186,7 +186,7 @@ def test_a_feature_without_a_latent_is_drawn_last_and_is_not_the_worst():
     learned = np.eye(5)
     learned[1] = np.nan
     fig = plots.plot_directions(np.eye(5), {"learned": learned})
-    assert fig.get_suptitle() == "Worst cosine 1.000"
+    assert fig.get_suptitle() == "The worst matches: cosine 1.000 or more"
     assert not any("feature 1" in title(ax) for ax in fig.axes)
 
 
@@ -194,7 +194,7 @@ def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is
     ax = plots.plot_firing([0, 0, 1, 0.5], [0.2, 0.3, 0.9, 0], np.arange(4) == 3)
     assert [points(line) for line in ax.lines[1:]] == [[(0, 0.2), (0, 0.3), (1, 0.9)], [(0.5, 0)]]
     assert ax.lines[1].get_marker() != ax.lines[2].get_marker()
-    assert title(ax) == "On in 2 of 4 inputs: the latent fires in 1.\nOff in 2: it fires in 2."
+    assert title(ax) == "On in 2 of 4 inputs: latents fire in 1.\nOff in 2: they fire in 2."
     assert plots.plot_firing([0.0], [0.2], [False]).get_legend() is None
 
 
@@ -212,7 +212,7 @@ def test_bars_are_means_with_a_dot_for_every_seed_none_hidden():
     assert [bar.get_width() for bar in ax.patches] == [3, 10]
     assert len(set(points(ax.lines[0]))) == 3 and points(ax.lines[1]) == [(10, 1)]
     assert [text.get_text() for text in ax.texts] == ["3", "10"]
-    assert fig.get_suptitle() == "All 10 found on every seed: 1 of 2"
+    assert fig.get_suptitle() == "1 of 2 find all 10, on every seed"
 
 
 def test_a_map_writes_each_share_rounded_down():

@@ -4,7 +4,6 @@ That SAELens reads and writes the same folders is tested where SAELens is: beyon
 """
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -115,7 +114,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
     path = tmp_path / "file"
     path.write_text("years of work")
-    monkeypatch.setattr(*((os, "fdopen") if when == "writing" else (Path, "replace")), crashing)
+    monkeypatch.setattr(Path, "write_bytes" if when == "writing" else "replace", crashing)
     with pytest.raises(type(crash)):
         write_file(path, b"new")
     assert path.read_text() == "years of work" and names(tmp_path) == ["file"]

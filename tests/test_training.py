@@ -40,8 +40,6 @@ def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_the
     prices = price_schedule(0.001, 0.064, 10)
     assert prices == pytest.approx([0.064, 0.032, 0.016, 0.008, 0.004, 0.002] + [0.001] * 4)
     assert price_schedule(0.3, None, 2) == [0.3, 0.3]
-    each = price_schedule(torch.tensor([0.001, 0.016]), 0.064, 10)[3]
-    assert each.tolist() == pytest.approx([0.008, 0.032])
 
 
 def drawn(pools, seed, *, batch_size=40, n_steps=250) -> torch.Tensor:

@@ -73,7 +73,7 @@ def draw_packing() -> Figure:
     right.set(xlim=(-1.3, 0.9), ylim=(3.6, -0.6), xticks=[], yticks=[])
     right.spines[["left", "bottom"]].set_visible(False)
     right.text(0.66, 1, "on", va="center")
-    right.set_title("Unfolded: one latent\na feature, most are off")
+    right.set_title("Unfolded: one latent\nper feature, most are off")
     return fig
 
 

@@ -33,7 +33,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
-from evidence.pages import PAGES  # noqa: E402
+from evidence import pages  # noqa: E402
 from sae_lib import plots  # noqa: E402
 from sae_lib.lesson import figures  # noqa: E402
 from tools import pictures  # noqa: E402
@@ -60,11 +60,11 @@ def shown_source(path: str, names: str) -> str:
 def drawn(kind: str, name: str) -> str:
     """A table or figure of evidence/pages.py, or a picture as a Markdown image."""
     if kind == "evidence":
-        return PAGES[name]()
+        return pages.PAGES[name]()
     draw = getattr(pictures, name)
     picture = draw()
     fig, text = picture if isinstance(picture, tuple) else (picture, draw.__doc__.splitlines()[0])
-    return f"![{text}]({figures.data_uri(fig)})"
+    return pages.picture(fig, text)
 
 
 def imported(source: str) -> dict[str, list[str]]:

@@ -1,8 +1,7 @@
 """Marks for the exercises: run the learner's answer, name the likely mistake, never raise.
 
 Each `mark_…` prints one verdict, and `progress()` counts the best one of each. Everything here
-uses the library's own SAE, loss and loop, so no edit in the notebook moves a mark. A judge
-returns a sentence if the answer is right and raises _NotYet with a sentence if it is not.
+uses the library's own SAE, loss and loop, so no edit in the notebook moves a mark.
 """
 
 import copy
@@ -20,24 +19,25 @@ from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, live_direction
 from sae_lib.sae import SparseAutoencoder
 from sae_lib.training import train_sae
 
-NAMES = PRICE, CHEAT, LAMBDA, BUG, DEAD = (
-    "the same price", "the cheat", "choosing λ", "finding the bug", "dead latents",
-)  # fmt: skip
-NOT_ATTEMPTED, TRIED, PASSED = LEVELS = ("not attempted yet", "tried", "passed")
-_status = dict.fromkeys(NAMES, NOT_ATTEMPTED)
+NOT_ATTEMPTED, TRIED, PASSED = LEVELS = ("not attempted yet", "not yet", "correct")
+_status: dict[str, str] = {}
 
 
 def progress() -> None:
     """Print how many exercises are passed, tried and not attempted yet."""
-    n = {level: list(_status.values()).count(level) for level in LEVELS}
-    print(
-        f"Exercises: {n[PASSED]} of {len(NAMES)} passed, {n[TRIED]} tried, "
-        f"{n[NOT_ATTEMPTED]} not attempted yet."
-    )
+    untouched, tried, passed = (list(_status.values()).count(level) for level in LEVELS)
+    n = len(_status)
+    print(f"Exercises: {passed} of {n} passed, {tried} tried, {untouched} not attempted yet.")
 
 
 class _NotYet(Exception):
     """A sentence on what is wrong with an answer."""
+
+
+def _exercise(name: str) -> Callable:
+    """Make a mark of a judge: it returns a sentence if the answer is right, else raises _NotYet."""
+    _status[name] = NOT_ATTEMPTED
+    return lambda judge: functools.wraps(judge)(functools.partial(_mark, name, judge))
 
 
 def _mark(name: str, judge: Callable[[Any], str], answer: Any) -> None:
@@ -52,8 +52,7 @@ def _mark(name: str, judge: Callable[[Any], str], answer: Any) -> None:
         is_blank = isinstance(error, NotImplementedError) and not error.args
         level, text = (NOT_ATTEMPTED, "") if is_blank else (TRIED, _raised(error))
     _status[name] = max(_status[name], level, key=LEVELS.index)
-    verdict = {PASSED: "correct.", TRIED: "not yet.", NOT_ATTEMPTED: "not attempted yet."}[level]
-    print(f"{name}: {verdict} {text}".rstrip())
+    print(f"{name}: {level}. {text}".rstrip())
 
 
 def _raised(error: BaseException) -> str:
@@ -61,15 +60,6 @@ def _raised(error: BaseException) -> str:
     text = f"It raised {traceback.format_exception_only(error)[0].splitlines()[0][:200]}"
     in_place = "in-place operation" in text
     return f"{text} Autograd watched: write `with torch.no_grad():`." if in_place else text
-
-
-def _call(answer: Callable, data: torch.Tensor) -> Any:
-    """What the answer makes of a copy of the data, which it must leave as it is."""
-    copy = data.clone()
-    value = answer(copy)
-    if not torch.equal(copy, data):
-        raise _NotYet("It changed the data that it was given: work on a copy.")
-    return value
 
 
 def _real(value: Any) -> torch.Tensor:
@@ -109,7 +99,9 @@ WRONG_PRICES = {
 }
 
 
-def _judge_price(answer: Callable) -> str:
+@_exercise("the same price")
+def mark_price(answer: Callable) -> str:
+    """answer(l1_coefficient, d_in, scale) -> the λ of a mean over d_in, on scale · activations"""
     given = [_number(answer(*case)) for case in PRICES]
     is_right = np.isclose(given, [p * c / d for p, d, c in PRICES], rtol=1e-5, atol=0)
     if is_right.all():
@@ -120,11 +112,6 @@ def _judge_price(answer: Callable) -> str:
     i = is_right.argmin()
     case = "λ = {}, d_in = {}, scale = {}".format(*PRICES[i])
     raise _NotYet(f"For {case} it gives {given[i]:.4g}, and that is not the same solution.")
-
-
-def mark_price(answer: Callable) -> None:
-    """answer(l1_coefficient, d_in, scale) -> the λ of a mean over d_in, on scale · activations"""
-    _mark(PRICE, _judge_price, answer)
 
 
 # --- the cheat ------------------------------------------------------------------------------
@@ -138,9 +125,11 @@ def _pairs(seed: int) -> torch.Tensor:
     return lengths * torch.cat([axes, -axes])[torch.randperm(10, generator=generator)]
 
 
-def _judge_cheat(answer: Any) -> str:
+@_exercise("the cheat")
+def mark_cheat(answer: Callable) -> str:
+    """answer(truth (10, 5)) -> W_dec (20, 5), of best |cosine| 1 and half of the features"""
     for truth in (_pairs(0), _pairs(1), _pairs(2)):
-        W_dec = _real(_call(answer, truth))
+        W_dec = _real(answer(truth.clone()))
         if W_dec.shape != (20, 5):
             raise _NotYet(f"W_dec must have shape (20, 5), but {tuple(W_dec.shape)} came.")
         score = cosine_similarity_matrix(W_dec, truth).abs().max(dim=0).values.mean().item()
@@ -156,11 +145,6 @@ def _judge_cheat(answer: Any) -> str:
                 "Which two can an absolute value not tell apart?"
             )
     return f"The score says {score:.3f}, and {found} of 10 features are there."
-
-
-def mark_cheat(answer: Callable) -> None:
-    """answer(truth (10, 5)) -> W_dec (20, 5), of best |cosine| 1 and half of the features"""
-    _mark(CHEAT, _judge_cheat, answer)
 
 
 # --- the mystery, for the last three: its truth stays hidden ---------------------------------
@@ -186,7 +170,9 @@ def mystery_activations() -> torch.Tensor:
     return _mystery()[1].clone()
 
 
-def _judge_lambda(l1_coefficient: Any) -> str:
+@_exercise("choosing λ")
+def mark_lambda(l1_coefficient: float | None) -> str:
+    """Train an SAE on the mystery at this λ, and only then look at the truth."""
     price = _number(l1_coefficient)
     if not 0 <= price < math.inf:
         raise _NotYet(f"λ must be a number from 0 up, such as 0.01; {price} came.")
@@ -207,11 +193,6 @@ def _judge_lambda(l1_coefficient: Any) -> str:
     raise _NotYet(f"{text} {why}")
 
 
-def mark_lambda(l1_coefficient: float | None) -> None:
-    """Train an SAE on the mystery at this λ, and only then look at the truth."""
-    _mark(LAMBDA, _judge_lambda, l1_coefficient)
-
-
 FAULTS = {  # run: (its fault's number in the exercise, where to look)
     "A": (3, "look at the decoder norm. Where should it be after every step?"),
     "B": (1, "look at where the curves end."),
@@ -220,22 +201,19 @@ FAULTS = {  # run: (its fault's number in the exercise, where to look)
 }
 
 
-def _judge_diagnosis(diagnosis: Any) -> str:
+@_exercise("finding the bug")
+def mark_diagnosis(diagnosis: dict[str, int | None]) -> str:
+    """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""
     if not isinstance(diagnosis, dict):
         raise _NotYet('Give each run the number of its fault, as in {"A": 2, "B": 4}.')
     given = {run: n for run, n in diagnosis.items() if n is not None}
     if not given:
         raise NotImplementedError
-    right = [run for run, (fault, _) in FAULTS.items() if run in given and given[run] == fault]
+    right = [run for run, (fault, _) in FAULTS.items() if given.get(run) == fault]
     wrong = [f"\n  {run}: {FAULTS[run][1]}" for run in FAULTS if run in given and run not in right]
     if len(right) < len(FAULTS):
         raise _NotYet(f"Right: {', '.join(right) or 'none'}.{''.join(wrong)}")
     return "All four runs are told apart."
-
-
-def mark_diagnosis(diagnosis: dict[str, int | None]) -> None:
-    """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""
-    _mark(BUG, _judge_diagnosis, diagnosis)
 
 
 # --- dead latents ---------------------------------------------------------------------------
@@ -248,50 +226,41 @@ def dying_sae() -> tuple[SparseAutoencoder, torch.Tensor]:
     return sae, mystery_activations()
 
 
-def _judge_revive(answer: Callable) -> str:
+@_exercise("dead latents")
+def mark_revive(answer: Callable) -> str:
+    """answer(sae, x) gives the latents that fire on none of x (n, d_in) a new start, in place."""
     sae, x = dying_sae()
-    left_alone = copy.deepcopy(sae)
-    dead, loudness = _revived(answer, sae, x), sae.W_enc.norm(dim=0)
-    text = _trained_on(sae, x, answer)
+
+    def latents():  # a row for each: what it reads, its bias, what it writes; and which are dead
+        rows = torch.cat([sae.W_enc.T, sae.b_enc[:, None], sae.W_dec], dim=1)
+        return rows, ~fires(sae.encode(x)).any(dim=0)
+
+    left_alone, (old, dead) = copy.deepcopy(sae), latents()
+    with torch.random.fork_rng(devices=[]):  # it may draw, and gets the same draw every time
+        torch.manual_seed(0)
+        answer(sae, x.clone())
+        new, still = latents()
+        if not torch.isfinite(new).all():
+            raise _NotYet("NaN or infinite weights came: an input of zeros has no direction.")
+        if not torch.equal(new[~dead], old[~dead]):
+            raise _NotYet("Latents that were alive were changed too: leave them alone.")
+        if still.any():
+            silent = f"{still.sum()} of {dead.sum()} dead latents still fire on no input."
+            raise _NotYet(f"{silent} Did both W_enc and b_enc get new values?")
+        loudness = sae.W_enc[:, dead].norm(dim=0).median()
+        text = _trained_on(sae, x, answer)
     if recovered(sae.W_dec, _mystery()[0]) == 16:
         return f"{text}. Left alone: {_trained_on(left_alone, x, lambda *_: None)}."
     why = "Give each dead latent a direction of its own, among the badly rebuilt inputs."
-    if loudness[dead].median() > 0.6:  # a new SAE's are 2 · 5 / 32 long
+    if loudness > 0.6:  # a new SAE's are 2 · 5 / 32 long
         why = "Too loud: a new SAE has W_enc at 2 d_in / d_sae times W_dec.T."
     raise _NotYet(f"They fire again, but do not find all: {text}. {why}")
-
-
-def _revived(answer: Callable, sae: SparseAutoencoder, x: torch.Tensor) -> torch.Tensor:
-    """Call the answer, look at what it did to the SAE, and return which latents were dead."""
-
-    def latents():  # what each reads, its bias, what it writes: a row for each latent
-        return {"W_enc": sae.W_enc.T.clone(), "b_enc": sae.b_enc.clone(), "W_dec": +sae.W_dec}
-
-    dead, old = ~fires(sae.encode(x)).any(dim=0), latents()
-    _call(lambda x: answer(sae, x), x)
-    new, still = latents(), ~fires(sae.encode(x)).any(dim=0)
-    if not all(torch.isfinite(tensor).all() for tensor in new.values()):
-        raise _NotYet("NaN or infinite weights came: an input of zeros has no direction.")
-    if not all(torch.equal(new[name][~dead], old[name][~dead]) for name in new):
-        raise _NotYet("Latents that were alive were changed too: leave them alone.")
-    if still.any():
-        kept = [name for name in ("W_enc", "b_enc") if torch.equal(new[name], old[name])]
-        why = f" {' and '.join(kept)} stayed as it was." if kept else ""
-        raise _NotYet(f"{still.sum()} of {dead.sum()} dead latents still fire on no input.{why}")
-    return dead
 
 
 def _trained_on(sae: SparseAutoencoder, x: torch.Tensor, revive: Callable) -> str:
     """Two rounds of revive and train, in place, at a price that is right; what they found."""
     for round_ in range(2):
-        revive(sae, x)
+        revive(sae, x.clone())
         train_sae(sae, x, l1_coefficient=0.15, n_steps=400, seed=round_)
     found = recovered(sae.W_dec, _mystery()[0])
     return f"{len(live_directions(sae, x))} of 32 latents alive, {found} of 16 features found"
-
-
-def mark_revive(answer: Callable) -> None:
-    """answer(sae, x) gives the latents that fire on none of x (n, d_in) a new start, in place."""
-    with torch.random.fork_rng(devices=[]):  # it may draw, and gets the same draw every time
-        torch.manual_seed(0)
-        _mark(DEAD, _judge_revive, answer)

@@ -29,11 +29,6 @@ def png(fig: Figure) -> bytes:
     return small.getvalue()
 
 
-def data_uri(fig: Figure) -> str:
-    """The figure as an address that holds the picture itself, for Markdown. Closes the figure."""
-    return "data:image/png;base64," + base64.b64encode(png(fig)).decode()
-
-
 def show(fig: Figure | Axes, what: str) -> None:
     """Display a figure as a PNG with an alternative text: what it is, and what its titles say.
 

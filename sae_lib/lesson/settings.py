@@ -1,14 +1,8 @@
-"""The notebook's settings, looked at before anything is trained, and what a run was made with."""
+"""The notebook's settings, looked at before anything is trained."""
 
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import NamedTuple
-
-from torch import nn
-
-from sae_lib.toy_model import ToyModel
-from sae_lib.training import TrainingHistory
 
 LIMITS = {  # name: kind, smallest, largest
     "SEED": (Integral, 0, 2**31),  # the lesson adds small numbers; scikit-learn stops at 2^32
@@ -25,15 +19,6 @@ LIMITS = {  # name: kind, smallest, largest
     "RECOVERED": (Real, 0.001, 1),
 }
 MOST_BYTES = 8 * 2**30
-
-
-class Run(NamedTuple):
-    """An SAE whose training came to its end, and all that it was made with."""
-
-    sae: nn.Module
-    history: TrainingHistory
-    toy_model: ToyModel
-    settings: dict
 
 
 def check_settings(names: Mapping) -> dict:
