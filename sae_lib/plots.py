@@ -223,9 +223,10 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
     start = 0
     for name, history, found in phases:
         batch = start + np.asarray(history.step) + 1
-        curves = (history.reconstruction, history.l0, found)
-        for ax, curve, colour in zip(axes, curves, (BLUE, PURPLE, GREEN), strict=True):
-            ax.plot(batch, np.array(curve), color=colour)
+        axes[0].plot(batch, history.reconstruction, color=BLUE)
+        axes[1].plot(batch, history.l0, color=PURPLE)
+        axes[2].plot(batch, found, color=GREEN, drawstyle="steps-post")
+        for ax in axes:
             if start:
                 ax.axvline(start, **DASHED)
         axes[1].annotate(f" {name}", (start, 1.02), va="top", weight="bold", **AT_BATCH)
@@ -264,7 +265,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     fig.supxlabel("hidden coordinate", fontsize=12)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return _headline(fig, f"The worst matches: cosine {down(np.nanmin(first), 3)} or more")
+    return _headline(fig, f"Worst cosine: {down(np.nanmin(first), 3)}")
 
 
 @styled

@@ -186,7 +186,7 @@ def test_a_feature_without_a_latent_is_drawn_last_and_is_not_the_worst():
     learned = np.eye(5)
     learned[1] = np.nan
     fig = plots.plot_directions(np.eye(5), {"learned": learned})
-    assert fig.get_suptitle() == "The worst matches: cosine 1.000 or more"
+    assert fig.get_suptitle() == "Worst cosine: 1.000"
     assert not any("feature 1" in title(ax) for ax in fig.axes)
 
 
