@@ -98,12 +98,14 @@ def minibatches(
     n_samples, d_in = pool.shape[-2:]
     first_row = torch.arange(len(generators))[:, None] * (n_samples if pool.ndim == 3 else 0)
     pool = pool.reshape(-1, d_in)
+    # the rows of a hundred batches at once, which is cheaper; of fewer, if that were over 32 MB
+    at_once = max(1, min(100, 4_000_000 // (batch_size * len(generators))))
     for step in tqdm(range(n_steps), desc="training", file=sys.stdout, delay=0.5):
-        if step % 100 == 0:  # the rows of a hundred batches at once, which is cheaper
-            drawn = [torch.randint(n_samples, (100, batch_size), generator=g) for g in generators]
-            drawn = (torch.stack(drawn, dim=1) + first_row).to(pool.device)  # (100, n, batch_size)
-        rows = drawn[step % 100] if is_stack else drawn[step % 100, 0]
-        yield embedding(rows, pool)  # pool[rows], in half the time
+        if (i := step % at_once) == 0:
+            shape = (at_once, batch_size)
+            drawn = [torch.randint(n_samples, shape, generator=g) for g in generators]
+            drawn = (torch.stack(drawn, dim=1) + first_row).to(pool.device)  # (_, n, batch_size)
+        yield embedding(drawn[i] if is_stack else drawn[i, 0], pool)  # pool[...], in half the time
 
 
 def fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
