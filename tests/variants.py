@@ -29,36 +29,24 @@ def same_weights(a, b) -> bool:
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
-class Step(torch.autograd.Function):
-    """1 where z is above the threshold; backwards, as if the step had a slope of 1 / width."""
-
-    @staticmethod
-    def forward(ctx, z, threshold, width):
-        ctx.save_for_backward(z, threshold)
-        ctx.width = width
-        return (z > threshold).to(z)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        z, threshold = ctx.saved_tensors
-        is_near = (z - threshold).abs() < ctx.width / 2
-        return None, -gradient * is_near / ctx.width, None
-
-
 class JumpReLU(SparseAutoencoder):
     """A latent is silent below its learned threshold; the price is on how many fire.
 
     Rajamanoharan et al. 2024, arXiv 2407.14435.
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, width: float = 0.1, seed: int = 0):
+    width = 0.1
+
+    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
-        self.width = width
         self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(0.05)))
 
     def fired(self, x):
+        """The step itself has no slope; backwards, for the threshold, it has 1 / width near it."""
         z = super().encode(x)
-        return z, Step.apply(z, self.log_threshold.exp(), self.width)
+        above = (z.detach() - self.log_threshold.exp()) / self.width
+        slope = above.clamp(-0.5, 0.5)
+        return z, (above > 0) + slope - slope.detach()
 
     def encode(self, x):
         z, has_fired = self.fired(x)
