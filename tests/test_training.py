@@ -19,6 +19,7 @@ from sae_lib import (
     train_sae,
     train_saes,
 )
+from sae_lib.many import stack_modules
 from sae_lib.training import TrainingHistory, minibatches, price_schedule
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
@@ -45,9 +46,9 @@ def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_the
 
 
 def drawn(pools, seed, *, batch_size=40, n_steps=250) -> torch.Tensor:
-    d_in, n = pools.shape[-1], len(seed) if isinstance(seed, list) else 1
-    sae = SparseAutoencoder(d_in, 4)
-    sae.W_dec.data = sae.W_dec.data.expand(n, 4, d_in) if isinstance(seed, list) else sae.W_dec.data
+    sae = SparseAutoencoder(pools.shape[-1], 4)
+    if isinstance(seed, list):
+        sae = stack_modules([sae] * len(seed))
     return torch.stack(list(minibatches(sae, pools, batch_size, n_steps, seed)))
 
 
@@ -112,9 +113,8 @@ def train_in_numpy(weights, batches, prices, lr, betas, normalize, k):
     ids=["constant price", "free lengths", "falling price", "TopK"],
 )
 def test_training_agrees_with_numpy_at_every_step(l1_start, normalize, k):
-    sae, pool = SparseAutoencoder(5, 20, seed=1).double(), POOL.double()
-    if k:
-        sae = TopKSparseAutoencoder(5, 20, k=k, seed=1).double()
+    sae = TopKSparseAutoencoder(5, 20, k=k, seed=1) if k else SparseAutoencoder(5, 20, seed=1)
+    sae, pool = sae.double(), POOL.double()
     weights = [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec]
     expected = [w.detach().numpy().copy() for w in weights]
     batches = [x.numpy() for x in minibatches(sae, pool, 16, 40, seed=2)]
@@ -122,19 +122,9 @@ def test_training_agrees_with_numpy_at_every_step(l1_start, normalize, k):
     if l1_start:
         prices = [0.05 * 8 ** (1 - step / 24) for step in range(24)] + [0.05] * 16
     log = train_in_numpy(expected, batches, prices, 0.02, (0.8, 0.95), normalize, k)
-    history = train_sae(
-        sae,
-        pool,
-        l1_coefficient=0.05,
-        l1_start=l1_start,
-        n_steps=40,
-        batch_size=16,
-        lr=0.02,
-        betas=(0.8, 0.95),
-        normalize_decoder=normalize,
-        seed=2,
-        n_logged=1_000,
-    )
+    settings = {"n_steps": 40, "batch_size": 16, "lr": 0.02, "betas": (0.8, 0.95), "seed": 2}
+    settings |= {"l1_start": l1_start, "normalize_decoder": normalize, "n_logged": 1_000}
+    history = train_sae(sae, pool, l1_coefficient=0.05, **settings)
     for w, w_numpy in zip(weights, expected, strict=True):
         np.testing.assert_allclose(w.detach(), w_numpy, atol=1e-9)
     curves = history.reconstruction, history.sparsity, history.l0
@@ -187,12 +177,9 @@ def test_activations_of_another_form_train_as_the_same_floats(to):
     assert same_weights(*saes) and saes[1].W_dec.dtype == torch.float32
 
 
-def test_a_run_that_diverges_says_so():
+def test_a_run_that_diverges_says_so_and_one_of_a_stack_is_enough():
     with pytest.raises(FloatingPointError, match=r"ran away .* try a smaller lr"):
         train_sae(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
-
-
-def test_of_a_stack_one_run_that_diverges_is_enough_to_say_so():
     pools = torch.stack([POOL, 1e30 * POOL])
     with pytest.raises(FloatingPointError, match="ran away"):
         train_saes([SparseAutoencoder(5, 20, seed=s) for s in (0, 1)], pools, seeds=[0, 0])
@@ -201,24 +188,19 @@ def test_of_a_stack_one_run_that_diverges_is_enough_to_say_so():
 # --- end to end -------------------------------------------------------------------------
 
 
-def mean_loss(sae, pool) -> float:
-    return sae.loss(pool, 1e-3).total.item()
-
-
 def assert_complete(sae, model, pool):
     """All ten features, at the oracle's loss, with a sparse code."""
     oracle = oracle_sae(model.feature_directions, 1e-3)
     x_hat, latent_acts = sae(pool)
     assert recovered(sae.W_dec, model.feature_directions) == 10
-    assert mean_loss(sae, pool) == pytest.approx(mean_loss(oracle, pool), rel=0.01)
-    assert fvu(pool, x_hat) < 1e-4
-    assert l0(latent_acts) < 2
+    losses = [one.loss(pool, 1e-3).total for one in (sae, oracle)]
+    torch.testing.assert_close(*losses, rtol=0.01, atol=0)
+    assert fvu(pool, x_hat) < 1e-4 and l0(latent_acts) < 2
 
 
 def test_the_falling_price_recovers_all_ten_features_which_are_not_there_at_the_start(trained):
-    for sae, model, pool, history in zip(
-        trained.saes, trained.models, trained.pools, trained.histories, strict=True
-    ):
+    models, _, pools, saes, histories = trained
+    for sae, model, pool, history in zip(saes, models, pools, histories, strict=True):
         assert_complete(sae, model, pool)
         assert recovered(history.W_dec[0], model.feature_directions) <= 1
 
