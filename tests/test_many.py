@@ -49,7 +49,7 @@ VARIANTS = {
     "L1": lambda: three(SparseAutoencoder),
     "TopK": lambda: three(TopKSparseAutoencoder, k=2),
     "JumpReLU": lambda: three(JumpReLU),
-    "BatchTopK": lambda: three(BatchTopK),
+    "BatchTopK": lambda: three(BatchTopK, k=2),
     "a loss with state, that keeps its graph": lambda: three(Keeping),
     "buffers": lambda: three(Scaled),
     "a frozen decoder": lambda: three(frozen_decoder),
@@ -110,8 +110,8 @@ def test_saes_trained_together_end_where_each_ends_alone(variant):
 
 def test_a_variant_is_its_own_class_and_not_its_parent():
     """Else the test above could pass with the parent's lines everywhere."""
-    kinds = SparseAutoencoder, JumpReLU, BatchTopK
-    usual, jump, batch = (kind(5, 20).encode(5 * random_directions(64, 5)) for kind in kinds)
+    saes = SparseAutoencoder(5, 20), JumpReLU(5, 20), BatchTopK(5, 20, k=2)
+    usual, jump, batch = (sae.encode(5 * random_directions(64, 5)) for sae in saes)
     assert 0 < usual[usual > 0].min() < 0.05 < jump[jump > 0].min()
     assert (batch > 0).sum() == 2 * 64 and (batch > 0).sum(dim=1).max() > 2
 
@@ -197,7 +197,7 @@ REFUSED = {
     "dtype": (lambda: other_last(SparseAutoencoder(5, 20)), DIFFER),
     "frozen": (lambda: other_last(frozen_decoder(5, 20, seed=0).double()), DIFFER),
     "a module inside": (lambda: three(WithModule), "A WithModule has modules inside it"),
-    "a flat batch": (lambda: three(FlatBatchTopK), ANOTHER),
+    "a flat batch": (lambda: three(FlatBatchTopK, k=2), ANOTHER),
     "the first axis": (lambda: three(FirstAxis), ANOTHER),
     "a float from data": (lambda: three(FloatMean), ANOTHER),
 }
@@ -214,7 +214,7 @@ def test_what_a_stack_would_mix_up_is_refused_and_nothing_is_trained(what):
 
 
 def test_twins_that_see_the_same_data_do_not_hide_that_they_would_be_mixed_up():
-    twins = [FlatBatchTopK(5, 20) for _ in range(2)]
+    twins = [FlatBatchTopK(5, 20, k=2) for _ in range(2)]
     with pytest.raises(ValueError, match=ANOTHER):
         train_saes(twins, POOLS[0], seeds=[0, 0], n_steps=2)
 

@@ -48,14 +48,6 @@ def test_cosines_of_hand_made_vectors_are_signed_and_ignore_length():
 # --- matching ---------------------------------------------------------------------------
 
 
-def test_matching_does_not_let_one_latent_serve_two_features():
-    cosines = torch.tensor([[0.9, 0.8], [0.7, 0.1], [0.0, 0.0]])  # (latent, feature)
-    matches = match_features(cosines)
-    assert cosines.argmax(dim=0).tolist() == [0, 0]  # the best one of each is the same
-    assert matches.latent.tolist() == [1, 0]  # 0.7 + 0.8 > 0.9 + 0.1
-    assert matches.cosine == pytest.approx([0.7, 0.8])
-
-
 def test_matching_adds_up_cosines_and_not_angles():
     cosines = torch.tensor([[0.99, 0.8], [0.8, 0.5]])
     assert match_features(cosines).latent.tolist() == [1, 0]  # 0.8 + 0.8 > 0.99 + 0.5
@@ -70,8 +62,9 @@ def test_a_feature_left_without_a_latent_has_index_minus_one_and_no_cosine():
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 6), (1, 1)])
-def test_matching_agrees_with_trying_every_assignment(shape):
-    generator = torch.Generator().manual_seed(sum(shape))
+@pytest.mark.parametrize("seed", range(3))
+def test_matching_agrees_with_trying_every_assignment(shape, seed):
+    generator = torch.Generator().manual_seed(seed)
     cosines = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
     latent, cosine = match_features(cosines)
     small, wide = min(shape), cosines if shape[0] <= shape[1] else cosines.T
@@ -232,14 +225,6 @@ def test_half_precision_gives_what_full_precision_gives():
 # --- the oracle -------------------------------------------------------------------------
 
 AXES = 2 * torch.cat([torch.eye(5), -torch.eye(5)])  # five directions and their opposites
-
-
-@pytest.mark.parametrize("strength", [0.02, 0.05, 0.3, 1.0])
-def test_oracle_loss_on_one_feature_has_a_closed_form(strength):
-    loss = oracle_sae(AXES, 0.1).loss(strength * torch.eye(5), 0.1)
-    shrunk = max(strength - 0.1 / 2, 0)
-    closed_form = (strength - shrunk) ** 2 + 0.1 * shrunk
-    assert loss.total.item() == pytest.approx(closed_form, rel=1e-5)
 
 
 def test_no_other_code_of_the_oracles_dictionary_has_a_lower_loss():

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from sae_lib import SAELoss, SparseAutoencoder, sae_loss
+from sae_lib import SAELoss, SparseAutoencoder, TopKSparseAutoencoder, sae_loss
 
 
 def with_weights(sae, **weights):
@@ -59,25 +59,17 @@ class JumpReLU(SparseAutoencoder):
         return SAELoss(error + price, error, price)
 
 
-class BatchTopK(SparseAutoencoder):
+class BatchTopK(TopKSparseAutoencoder):
     """Keep the k strongest latents per input on average: k times the batch in all.
 
     Bussmann et al. 2024, arXiv 2412.06410.
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, k: int = 2, seed: int = 0):
-        super().__init__(d_in, d_sae, seed=seed)
-        self.k = k
-
     def encode(self, x):
-        latent_acts = super().encode(x)
+        latent_acts = SparseAutoencoder.encode(self, x)
         n_kept = self.k * x.shape[-2]
         weakest_kept = latent_acts.flatten(-2).topk(n_kept, dim=-1).values[..., -1:, None]
         return latent_acts * (latent_acts >= weakest_kept)
-
-    def loss(self, x, l1_coefficient=0.0):
-        x_hat, latent_acts = self(x)
-        return sae_loss(x, x_hat, latent_acts, 0.0)
 
 
 class Keeping(SparseAutoencoder):
