@@ -36,7 +36,7 @@ def verdict(capsys, mark, answer) -> str:
     return capsys.readouterr().out
 
 
-# --- answers as a learner would write them ------------------------------------------------
+# Answers as a learner would write them:
 
 
 def price(l1_coefficient, d_in, scale):
@@ -72,9 +72,6 @@ FUNCTIONS = [
     (exercises.DEAD, exercises.mark_revive, revive),
 ]
 each_function = pytest.mark.parametrize(("name", "mark", "right"), FUNCTIONS)
-
-
-# --- what holds for every mark ------------------------------------------------------------
 
 
 @each_function
@@ -139,16 +136,10 @@ def test_forms_of_a_right_answer(name, mark, right, capsys):
         assert said in verdict(capsys, mark, answer)
 
 
-# --- the same price -----------------------------------------------------------------------
-
-
-def test_each_wrong_price_is_named(capsys):
+def test_each_wrong_price_is_named_or_shown_where_it_is_off(capsys):
     for hint, wrong in exercises.WRONG_PRICES.items():
         text = verdict(capsys, exercises.mark_price, wrong)
         assert text == f"the same price: not yet. {hint}\n"
-
-
-def test_a_price_of_another_kind_is_shown_where_it_is_off(capsys):
     text = verdict(capsys, exercises.mark_price, lambda p, d, c: p * c / d if c < 1 else 7)
     assert "For λ = 0.001, d_in = 5, scale = 2.0 it gives 7" in text
     assert "One number is wanted" in verdict(capsys, exercises.mark_price, lambda *a: [1, 2])
@@ -162,9 +153,6 @@ def test_the_right_price_is_right():
         hers = (scale * x_hat - scale * x).square().mean()
         hers += price(0.1, 5, scale) * (scale * h).sum(dim=-1).mean()
         torch.testing.assert_close(hers, sae_loss(x, x_hat, h, 0.1).total * scale**2 / 5)
-
-
-# --- the cheat ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,9 +169,6 @@ def test_the_right_price_is_right():
 def test_cheats_that_fool_nobody(answer, said, capsys):
     text = verdict(capsys, exercises.mark_cheat, answer)
     assert text.startswith("the cheat: not yet. ") and said in text
-
-
-# --- choosing λ ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -208,24 +193,21 @@ def test_a_lambda_that_is_no_lambda_gets_a_sentence(answer, capsys):
     assert text.startswith("choosing λ: not yet. ") and text.count("\n") == 1 and len(text) < 250
 
 
-def test_the_mystery_is_what_it_says_and_a_copy():
+def test_the_mystery_is_what_it_says_and_a_copy_and_a_healthy_run_finds_it():
     directions, x = exercises._mystery()
     cosines = cosine_similarity_matrix(directions, directions) - 2 * torch.eye(16)
     assert cosines.max().item() == pytest.approx(0.2, abs=1e-5)
     exercises.mystery_activations().zero_()
     assert exercises.mystery_activations().equal(x) and x.abs().max() > 0.5
+    sae = SparseAutoencoder(5, 32)
+    train_sae(sae, x, l1_coefficient=0.15, n_steps=800)  # as the runs of the fourth exercise
+    assert recovered(sae.W_dec, directions) == 16
 
 
-# --- finding the bug ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("diagnosis", [dict.fromkeys("ABCD"), {}])
-def test_a_diagnosis_without_numbers_is_not_attempted_yet(diagnosis, capsys):
-    text = verdict(capsys, exercises.mark_diagnosis, diagnosis)
-    assert text == "finding the bug: not attempted yet.\n"
-
-
-def test_a_wrong_diagnosis_says_which_curve_to_look_at(capsys):
+def test_the_right_diagnosis_passes_and_a_wrong_one_says_which_curve_to_look_at(capsys):
+    for blank in (dict.fromkeys("ABCD"), {}):
+        text = verdict(capsys, exercises.mark_diagnosis, blank)
+        assert text == "finding the bug: not attempted yet.\n"
     right = {"A": 3, "B": 1, "C": 4, "D": 2}
     assert ": correct. All four" in verdict(capsys, exercises.mark_diagnosis, right)
     text = verdict(capsys, exercises.mark_diagnosis, {"A": 3, "B": 7, "D": None})
@@ -236,43 +218,29 @@ def test_a_wrong_diagnosis_says_which_curve_to_look_at(capsys):
         assert text.startswith("finding the bug: not yet. Give each run the number")
 
 
-def test_a_healthy_run_of_this_length_finds_the_features():
-    directions, x = exercises._mystery()
-    sae = SparseAutoencoder(5, 32)
-    train_sae(sae, x, l1_coefficient=0.15, n_steps=800)
-    assert recovered(sae.W_dec, directions) == 16
+SILENT = "28 of 28 dead latents still fire on no input"
+LEFT = "4 of 32 latents alive, 0 of 16"
 
 
-# --- dead latents -------------------------------------------------------------------------
+def replacing(sae, x):
+    sae.W_dec = nn.Parameter(sae.W_dec.detach().clone())
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("answer", "said"),
     [
-        ({"resets": []}, "28 of 28 dead latents still fire on no input. W_enc and b_enc stayed"),
-        ({"same": True}, "4 of 32 latents alive, 0 of 16 features found. Give each dead latent a"),
-        ({"all_": True}, "Latents that were alive were changed too"),
+        (functools.partial(revive, resets=[]), f"{SILENT}. W_enc and b_enc stayed"),
+        (functools.partial(revive, same=True), f"{LEFT} features found. Give each dead latent"),
+        (functools.partial(revive, all_=True), "Latents that were alive were changed too"),
+        (lambda sae, x: sae(x), SILENT),
+        (replacing, SILENT),
+        (lambda sae, x: sae.b_enc.data.fill_(math.nan), "NaN or infinite"),
+        (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad():`"),
     ],
 )
-def test_wrong_revivals_are_named(options, said, capsys):
-    text = verdict(capsys, exercises.mark_revive, functools.partial(revive, **options))
-    assert "dead latents: not yet. " in text and said in text
-
-
-def test_revivals_that_write_the_wrong_way(capsys):
-    def replacing(sae, x):
-        sae.W_dec = nn.Parameter(sae.W_dec.detach().clone())
-
-    def poisoning(sae, x):
-        sae.b_enc.data[:] = math.nan
-
-    for answer, said in (
-        (replacing, "28 of 28 dead latents still fire on no input"),
-        (lambda sae, x: sae(x), "28 of 28 dead latents still fire on no input"),
-        (poisoning, "NaN or infinite"),
-        (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad():`"),
-    ):
-        assert said in verdict(capsys, exercises.mark_revive, answer)
+def test_wrong_revivals_are_named(answer, said, capsys):
+    text = verdict(capsys, exercises.mark_revive, answer)
+    assert text.startswith("dead latents: not yet. ") and said in text
 
 
 def test_a_revival_that_finds_too_little_is_told_the_likely_cause(capsys, short):
@@ -286,7 +254,7 @@ def test_without_reviving_the_dead_stay_dead_and_the_mark_is_the_same_each_time(
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = verdict(capsys, exercises.mark_revive, revive)
-    assert "16 of 16 features found. Left alone: 4 of 32 latents alive, 0 of 16" in first
+    assert f"16 of 16 features found. Left alone: {LEFT}" in first
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     assert verdict(capsys, exercises.mark_revive, revive) == first

@@ -22,8 +22,6 @@ from sae_lib import (
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(6, 5)
 
-# --- the doors --------------------------------------------------------------------------
-
 
 def train(x, **price):
     return train_sae(SparseAutoencoder(5, 20), x, n_steps=2, **price)
@@ -87,9 +85,6 @@ def test_what_does_not_fit_together_is_refused_in_one_sentence(call, error, sent
     with pytest.raises(error, match=sentence) as raised:
         call()
     assert "\n" not in str(raised.value)
-
-
-# --- settings of torch ------------------------------------------------------------------
 
 
 SETTINGS = {

@@ -33,9 +33,6 @@ def rows(*vectors) -> torch.Tensor:
     return torch.stack(vectors)
 
 
-# --- cosines ----------------------------------------------------------------------------
-
-
 def test_cosines_of_hand_made_vectors_are_signed_and_ignore_length():
     a = torch.tensor([[3.0, 4.0], [-2.0, 0.0], [0.0, 0.0]])
     b = torch.tensor([[10.0, 0.0], [0.0, 0.1]])
@@ -43,9 +40,6 @@ def test_cosines_of_hand_made_vectors_are_signed_and_ignore_length():
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         cosines = cosine_similarity_matrix(a.to(dtype), b.to(torch.float32).numpy())
         torch.testing.assert_close(cosines, expected.double())
-
-
-# --- matching ---------------------------------------------------------------------------
 
 
 def test_matching_adds_up_cosines_and_not_angles():
@@ -88,9 +82,6 @@ def test_recovered_counts_features_with_a_latent_of_their_own_signed_and_one_to_
     assert recovered(tilted, truth) == 2 and isinstance(recovered(tilted, truth), int)
 
 
-# --- chance -----------------------------------------------------------------------------
-
-
 def test_twenty_random_directions_in_five_dimensions_come_close_by_chance():
     """About 0.76: a best of twenty, less a little because no latent may serve twice."""
     t = np.linspace(-1, 1, 20_001)
@@ -110,9 +101,6 @@ def test_chance_draws_differ_and_repeat_with_their_seed():
     assert len({draw.tobytes() for draw in first}) == 3
     by_hand = match_features(cosine_similarity_matrix(random_directions(8, 5, seed=1), truth))
     assert chance_cosines(truth, 8, n_draws=1, seed=1)[0].tolist() == by_hand.cosine.tolist()
-
-
-# --- measures of a code -----------------------------------------------------------------
 
 
 def test_a_latent_fires_above_one_hundredth_whatever_its_sign_and_l0_counts_them_in_a_row():
@@ -139,14 +127,6 @@ def test_agreement_is_the_share_with_a_counterpart_taken_both_ways():
         assert agreement(rows(E1), rows(E1 + tilt * E3)) == agreed
 
 
-def test_without_live_latents_nothing_agrees():
-    silent, pool = SparseAutoencoder(5, 20), random_directions(50, 5)
-    silent.b_enc.data.fill_(-9)
-    none = live_directions(silent, pool)
-    assert none.shape == (0, 5)
-    assert agreement(none, pool) == agreement(pool, none) == agreement(none, none) == 0
-
-
 def test_latents_are_matched_redundant_or_dead_and_each_just_once():
     latent_acts = torch.tensor([[1.0, 0.0, 0.0, 0.2, 0.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
     matches = Matches(np.array([4, -1, 0]), np.array([0.9, -1.0, 0.8]))
@@ -159,14 +139,15 @@ def test_latents_are_matched_redundant_or_dead_and_each_just_once():
     assert list(groups) == ["matched", "redundant", "dead"]
 
 
-def test_live_directions_are_those_that_fire_on_some_input():
+def test_live_directions_are_those_that_fire_on_some_input_and_without_any_nothing_agrees():
     sae = SparseAutoencoder(3, 3)
     sae.W_enc.data.copy_(torch.eye(3))
     x = torch.tensor([[1.0, -1.0, 0.009]] * 3 + [[-1.0, 0.02, -1.0]])
     assert torch.equal(live_directions(sae, x), sae.W_dec.detach()[:2])
+    none = live_directions(sae, -x.abs())
+    assert none.shape == (0, 3)
+    assert agreement(none, x) == agreement(x, none) == agreement(none, none) == 0
 
-
-# --- firing -----------------------------------------------------------------------------
 
 STRENGTHS = torch.tensor(  # of two features, on six inputs
     [[1.0, 0.0], [0.5, 0.0], [0.0, 0.8], [0.4, 0.4], [0.0, 0.0], [1.0, 0.005]]
@@ -221,8 +202,6 @@ def test_half_precision_gives_what_full_precision_gives():
     sae = SparseAutoencoder(4, 6).bfloat16()
     assert live_directions(sae, x).dtype == oracle_sae(truth, 0.1).W_dec.dtype == torch.bfloat16
 
-
-# --- the oracle -------------------------------------------------------------------------
 
 AXES = 2 * torch.cat([torch.eye(5), -torch.eye(5)])  # five directions and their opposites
 

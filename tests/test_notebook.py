@@ -80,9 +80,6 @@ def set_lines(source: str, settings: dict, end: str) -> str:
     return source
 
 
-# --- the file ---------------------------------------------------------------------------
-
-
 def test_what_is_generated_is_what_the_library_and_the_stored_numbers_give():
     picture = re.compile(r"base64,[\w+/=]+")  # other fonts or versions draw other pixels
     kinds = set()
@@ -169,8 +166,6 @@ def test_no_shown_cell_is_longer_than_a_screen():
             assert len(lines) <= 30, f"{cell.id}: {len(lines)} lines"
 
 
-# --- numbers in the text ------------------------------------------------------------------
-
 # What a number in the texts may be besides printed: arithmetic on the settings, or geometry.
 KNOWN = {
     "sec2-end": {"1", "2"}, "sec3-end": {"0", "1"},
@@ -197,9 +192,6 @@ def test_the_chance_level_in_the_text_is_the_measured_one():
         assert f"{np.nanmean(sae_lib.chance_cosines(truth, 20)):.2f}" == wanted
         spread = sae_lib.random_directions(20_000, d)[:, 0].std()
         assert wanted in text and f"±{spread:.2f}" in text
-
-
-# --- the verdict speaks of the run ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +247,6 @@ def test_the_verdict_measures_the_norms_and_is_not_moved_by_edited_yardsticks(le
     assert "length 2.00 to 2.00" in names["verdict"] and "10 of 10" in names["verdict"]
 
 
-# --- what an edit reaches -----------------------------------------------------------------------
-
-
 def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
     edits = {
         "sae-class": ("torch.relu(x @", "seen.add('class') or torch.relu(x @"),
@@ -275,9 +264,6 @@ def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
         assert names["seen"] == ({"class", "loss", "loop"} if cell_id != "topk" else set()), cell_id
 
 
-# --- the one file -------------------------------------------------------------------------------
-
-
 def in_a_folder(folder: Path) -> str:
     """What the library cell prints when the kernel runs in that folder, and where it went."""
     code = CELLS["library"].source + "\nimport sae_lib\nprint(sae_lib.__file__)"
@@ -285,28 +271,17 @@ def in_a_folder(folder: Path) -> str:
     return subprocess.check_output([sys.executable, "-I", "cell.py"], cwd=folder, text=True)
 
 
-def test_alone_it_uses_its_own_copy(tmp_path):
+def test_a_whole_library_beside_it_is_used_and_else_its_own_copy(tmp_path):
     said = in_a_folder(tmp_path)
     assert "the notebook's own copy" in said and str(tmp_path) not in said
-
-
-def test_a_renamed_file_of_the_library_is_used_if_all_that_is_needed_is_there(tmp_path):
-    shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
-    (tmp_path / "sae_lib" / "saving.py").rename(tmp_path / "sae_lib" / "storing.py")
+    library = shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
+    (library / "saving.py").rename(library / "storing.py")  # which it does not need
     said = in_a_folder(tmp_path)
     assert "the folder beside" in said and str(tmp_path) in said
-
-
-def test_an_older_or_broken_library_beside_it_is_left_alone_and_said(tmp_path):
-    shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
-    metrics = tmp_path / "sae_lib" / "metrics.py"
-    metrics.write_text(metrics.read_text(encoding="utf-8") + "\nnot python (", encoding="utf-8")
+    (library / "metrics.py").write_text("not python (")
     said = in_a_folder(tmp_path)
     assert "is left alone, as it fails:" in said and "own copy" in said
-    assert metrics.read_text(encoding="utf-8").endswith("not python (")
-
-
-# --- the settings -------------------------------------------------------------------------------
+    assert (library / "metrics.py").read_text() == "not python ("
 
 
 GOOD = {

@@ -28,7 +28,7 @@ def a_run(n: int, k: float = 1) -> dict:
     return {"step": np.arange(n), "error": ones, "l0": 10 * ones, "norm": 100 * ones}
 
 
-def every_figure(n: int = 7):
+def every_figure(n: int):
     """All figures, of n things where that makes sense."""
     h, ones = a_history(range(n), *np.ones((3, n))), np.ones(n)
     states = {name: (torch.eye(5), 0.1, 2.0) for name in "abc"}
@@ -86,9 +86,6 @@ def test_a_plot_draws_on_the_axes_it_is_given(draw):
     ax = plt.subplots()[1]
     rest = ([1, 2], [1, 2]) if draw is pages.plot_map else ()
     assert draw(torch.eye(2), *rest, ax=ax) is ax and ax.images
-
-
-# --- what is drawn ----------------------------------------------------------------------
 
 
 def test_a_matrix_is_coloured_from_minus_one_to_one_and_rounded_towards_zero():

@@ -9,8 +9,6 @@ from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, l0, random_directi
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 
-# --- by hand ----------------------------------------------------------------------------
-
 
 def test_identity_weights_show_each_bias_and_the_relu():
     weights = {"W_enc": torch.eye(2), "W_dec": torch.eye(2), "b_enc": [-1.0, 0.5]}
@@ -43,9 +41,6 @@ def test_topk_keeps_the_strongest_after_the_relu_even_of_equals_and_has_no_price
     for loss in (sae.loss(x), sae.loss(x, l1_coefficient=100.0)):
         assert loss.sparsity == 0
         assert loss.total.item() == loss.reconstruction.item() == pytest.approx(error.item())
-
-
-# --- the start --------------------------------------------------------------------------
 
 
 def test_new_sae_reads_along_its_unit_directions_and_has_no_biases():
@@ -81,9 +76,6 @@ def test_random_directions_are_uniform_on_the_sphere():
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(20_000))
     assert directions.mean(dim=0).abs().max() < 5 * (0.2 / 20_000) ** 0.5
     assert (directions.T @ directions / 20_000 - torch.eye(5) / 5).abs().max() < 0.01
-
-
-# --- what always holds ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import JumpReLU, in_general_position
+from variants import Gated, in_general_position
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae, save_sae, write_file
@@ -39,9 +39,6 @@ def edit(folder, *, without=(), weights=None, **config):
 def folder(tmp_path):
     save_sae(in_general_position(SparseAutoencoder(5, 20)), tmp_path / "sae")
     return tmp_path / "sae"
-
-
-# --- there and back ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sae", [SparseAutoencoder(5, 20), TopKSparseAutoencoder(5, 20, k=3)])
@@ -77,9 +74,6 @@ def test_a_loaded_sae_does_not_change_with_its_file(folder):
     assert torch.equal(sae.W_dec, before)
 
 
-# --- writing ----------------------------------------------------------------------------
-
-
 def test_saving_replaces_an_sae_only_when_told_to(folder):
     with pytest.raises(FileExistsError, match=r"holds an SAE already; pass overwrite=True"):
         save_sae(SparseAutoencoder(4, 8), folder)
@@ -93,7 +87,7 @@ class NoReLU(SparseAutoencoder):
         return x @ self.W_enc + self.b_enc
 
 
-@pytest.mark.parametrize("kind", [NoReLU, JumpReLU])
+@pytest.mark.parametrize("kind", [NoReLU, Gated])
 def test_an_sae_whose_class_computes_something_else_is_not_saved(kind, tmp_path):
     with pytest.raises(ValueError, match=f"{kind.__name__} computes something else than ReLU"):
         save_sae(kind(5, 20), tmp_path / "sae")
@@ -130,8 +124,6 @@ def test_files_with_similar_names_survive_and_a_link_is_followed(tmp_path):
     assert len(names(real.parent)) == len(similar) + 1
     assert real.stat().st_mode & 0o444 == 0o444  # all may read it
 
-
-# --- reading ----------------------------------------------------------------------------
 
 NO_SAE = "holds no SAE that can be read"
 

@@ -1,7 +1,5 @@
 """SAEs for the tests: with weights of any kind; and what a reader might write, a class each."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -29,34 +27,16 @@ def same_weights(a, b) -> bool:
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
-class JumpReLU(SparseAutoencoder):
-    """A latent is silent below its learned threshold; the price is on how many fire.
-
-    Rajamanoharan et al. 2024, arXiv 2407.14435.
-    """
-
-    width = 0.1
+class Gated(SparseAutoencoder):
+    """A weight of its own: a threshold for each latent, below which it hardly fires."""
 
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
-        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(0.05)))
-
-    def fired(self, x):
-        """The step itself has no slope; backwards, for the threshold, it has 1 / width near it."""
-        z = super().encode(x)
-        above = (z.detach() - self.log_threshold.exp()) / self.width
-        slope = above.clamp(-0.5, 0.5)
-        return z, (above > 0) + slope - slope.detach()
+        self.threshold = nn.Parameter(torch.full((d_sae,), 0.2))
 
     def encode(self, x):
-        z, has_fired = self.fired(x)
-        return z * has_fired
-
-    def loss(self, x, l1_coefficient):
-        z, has_fired = self.fired(x)
-        error = (x - self.decode(z * has_fired)).square().sum(dim=-1).mean(dim=-1)
-        price = l1_coefficient * has_fired.sum(dim=-1).mean(dim=-1)
-        return SAELoss(error + price, error, price)
+        z = super().encode(x)
+        return z * torch.sigmoid((z - self.threshold) / 0.05)
 
 
 class BatchTopK(TopKSparseAutoencoder):
@@ -107,7 +87,7 @@ class Scaled(SparseAutoencoder):
         return sae_loss(x, x_hat * self.size, latent_acts / (1 + self.activity), l1_coefficient)
 
 
-# --- right alone, but in a stack they mix the SAEs ----------------------------------------
+# Right alone, but in a stack they mix the SAEs:
 
 
 class FlatBatchTopK(BatchTopK):
