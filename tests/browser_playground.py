@@ -46,14 +46,21 @@ def press(page: Page, name: str, key: str | None = None) -> None:
 def story(page: Page, key: str | None = None) -> None:
     """Without a price the error goes; with it all ten are found; off again."""
     says(page, "^Press Train. Price off")
+    assert page.evaluate("experiment.batch") == 0, "it trains before it is told to"
     press(page, "Train", key)
     says(page, r"^Batch .*Price off: the error is gone, \d+\.\d latents .* [012] of 10 features")
     press(page, "Turn the price on", key)
     says(page, r"Price 0\.01: the error is gone, [12]\.\d latents .* 10 of 10 features are found")
+    picture, curves = page.evaluate("[$('picture').ariaLabel, $('curves').ariaLabel]")
+    assert "10 of 10 features found" in picture, picture
+    assert re.search("price 0 from batch 0, 0.01 from batch [1-9]", curves), curves
     press(page, "Turn it off", key)
     says(page, r"Price off: the error is gone, [3-9]\.\d latents fire")
     press(page, "Pause", key)
     says(page, r"^Paused\. Batch ")
+    paused = page.evaluate("experiment.batch")
+    page.wait_for_timeout(300)
+    assert page.evaluate("experiment.batch") == paused, "it trains on although it is paused"
 
 
 def fits(page: Page) -> None:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_notebook import CELLS, CODE, ROOT, printed, run_until
+from test_notebook import CELLS, CODE, ROOT, printed, run_until, set_lines
 
 from sae_lib.lesson import figures
 
@@ -57,10 +57,8 @@ def test_a_change_of_the_settings_does_what_the_guide_says(row, capsys, monkeypa
     except AssertionError as error:
         said = str(error)
     shown = capsys.readouterr().out
-    assert verdict in said
-    assert float(re.search(r"worst cosine ([\d.]+)", said)[1]) == pytest.approx(
-        float(worst), abs=0.03
-    )
+    cosine = float(re.search(r"worst cosine ([\d.]+)", said)[1])
+    assert verdict in said and cosine == pytest.approx(float(worst), abs=0.03)
     assert is_about(float(re.search(r"\(FVU\): ([\d.]+)%", shown)[1]), unexplained)
     assert is_about(float(re.search(r"at the end ([\d.]+)", shown)[1]), l0)
 
@@ -70,11 +68,7 @@ def test_a_turn_of_the_knobs_prints_what_the_guide_says(capsys):
     # the knobs train an SAE of their own, so that section 5 can be short here
     names = run_until("heatmap", {"N_STEPS": 300})
     for row in KNOBS:
-        source = CELLS["knobs"].source
-        for name, value in changes_of(row).items():
-            source, n = re.subn(rf"(?m)^{name} = .*?(?=  #)", f"{name} = {value}", source)
-            assert n == 1
-        exec(source, names)
+        exec(set_lines(CELLS["knobs"].source, changes_of(row), end="  #"), names)
         line = capsys.readouterr().out.splitlines()[-1]
         assert f"seed 1: {row[1]} recovered" in line
         l0, unexplained = re.search(r"L0 ([\d.]+), unexplained ([\d.]+)%", line).groups()

@@ -1,5 +1,7 @@
 """The notebook itself: in step with the library, self-sufficient, and honest when it fails."""
 
+import copy
+import itertools
 import json
 import re
 import shutil
@@ -62,11 +64,7 @@ def run_until(
     names: dict = {}
     for cell in CODE:
         if cell.id == "constants":
-            source = cell.source
-            for name, value in settings.items():
-                source, n = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", source)
-                assert n == 1, f"the settings cell does not set {name}"
-            exec(source, names)
+            exec(set_lines(cell.source, settings, end="$"), names)
         elif cell.id not in {"library", "playground"} | without:
             run_cells(cell.id, names=names, edits=edits, optimize=optimize)
         if cell.id == last:
@@ -74,22 +72,25 @@ def run_until(
     raise LookupError(last)
 
 
-# --- the file ---------------------------------------------------------------------------
+def set_lines(source: str, settings: dict, end: str) -> str:
+    """The source with each `NAME = …` replaced, up to what `end` matches."""
+    for name, value in settings.items():
+        source, n = re.subn(rf"(?m)^{name} = .*?(?={end})", f"{name} = {value}", source)
+        assert n == 1, f"the cell does not set {name}"
+    return source
 
 
 def test_what_is_generated_is_what_the_library_and_the_stored_numbers_give():
     picture = re.compile(r"base64,[\w+/=]+")  # other fonts or versions draw other pixels
-    kinds = []
+    kinds = set()
     for cell in NOTEBOOK.cells:
         for mark, generated in ((sync.SHOWN, sync.shown_source), (sync.DRAWN, sync.drawn)):
-            if found := mark.search(cell.source):
-                kinds.append(found.group(1))
-                if found.group(2) not in ("draw_first_minute", "draw_broken_runs"):  # which train
-                    now = generated(*found.groups())
-                    assert picture.sub("", cell.source[found.end() :].strip("\n")) == picture.sub(
-                        "", now
-                    )
-    assert {"sae_lib/sae.py", "sae_lib/training.py", "figure", "evidence"} <= set(kinds)
+            found = mark.search(cell.source)
+            if found and found[2] not in ("draw_first_minute", "draw_broken_runs"):  # which train
+                kinds.add(found[1])
+                stored, now = cell.source[found.end() :].strip("\n"), generated(*found.groups())
+                assert picture.sub("", stored) == picture.sub("", now)
+    assert {"sae_lib/sae.py", "sae_lib/training.py", "figure", "evidence"} <= kinds
     used = set(re.findall(r"<!-- evidence: (\S+) -->", str(NOTEBOOK)))
     assert used <= set(PAGES) and len(used) > 8
 
@@ -150,13 +151,10 @@ def test_a_guard_stands_where_a_section_begins_and_nowhere_else():
             first.setdefault(section, cell.id)
             if "This kernel is new" in cell.source:
                 guarded.setdefault(section, []).append(cell.id)
-                with pytest.raises(
-                    RuntimeError, match=r"This kernel is new: run (section|sections) 1"
-                ):
+                with pytest.raises(RuntimeError, match=r"This kernel is new: run sections? 1"):
                     run_cells(cell.id, names={})
     assert {title[0] for title in guarded} == set("234567H")
-    for title, ids in guarded.items():
-        assert ids[0] == first[title]
+    assert all(ids[0] == first[title] for title, ids in guarded.items())
 
 
 def test_no_shown_cell_is_longer_than_a_screen():
@@ -167,8 +165,6 @@ def test_no_shown_cell_is_longer_than_a_screen():
             lines = [line for line in body.splitlines() if line.strip() and line.strip()[0] != "#"]
             assert len(lines) <= 30, f"{cell.id}: {len(lines)} lines"
 
-
-# --- numbers in the text ------------------------------------------------------------------
 
 # What a number in the texts may be besides printed: arithmetic on the settings, or geometry.
 KNOWN = {
@@ -184,26 +180,18 @@ def test_a_number_in_the_text_is_printed_above_it_or_follows_from_the_setting(ce
     """So no sentence says what another seed would contradict."""
     text = re.sub(r"`[^`]*`|\$[^$]*\$|L0", "", CELLS[cell_id].source)
     numbers = set(re.findall(r"[-−]?\d+(?:[.,]\d+)*", text))
-    above = " ".join(printed(c.id) for c in CODE[: _n_code_before(cell_id)])
-    assert {n for n in numbers if n not in above} <= KNOWN[cell_id]
-
-
-def _n_code_before(cell_id: str) -> int:
-    place = [cell.id for cell in NOTEBOOK.cells].index(cell_id)
-    return sum(cell.cell_type == "code" for cell in NOTEBOOK.cells[:place])
+    above = itertools.takewhile(lambda cell: cell.id != cell_id, NOTEBOOK.cells)
+    shown = " ".join(printed(cell.id) for cell in above if cell.cell_type == "code")
+    assert {n for n in numbers if n not in shown} <= KNOWN[cell_id]
 
 
 def test_the_chance_level_in_the_text_is_the_measured_one():
-    truth = torch.eye(5)
+    text = CELLS["chance-end"].source
     for d, wanted in ((5, "0.76"), (30, "0.33")):
         truth = torch.cat([torch.eye(d)[:5], -torch.eye(d)[:5]])
         assert f"{np.nanmean(sae_lib.chance_cosines(truth, 20)):.2f}" == wanted
         spread = sae_lib.random_directions(20_000, d)[:, 0].std()
-        assert f"±{spread:.2f}" in CELLS["chance-end"].source
-        assert wanted in CELLS["chance-end"].source
-
-
-# --- the verdict speaks of the run ------------------------------------------------------------
+        assert wanted in text and f"±{spread:.2f}" in text
 
 
 @pytest.fixture(scope="module")
@@ -220,41 +208,29 @@ def test_the_verdict_is_reached(lesson):
 
 @pytest.mark.parametrize("optimize", [0, 2])  # 2: as under PYTHONOPTIMIZE, without asserts
 def test_a_run_that_found_too_little_fails(optimize):
+    settings = FAST | {"L1_COEFFICIENT": 0.0, "N_STEPS": 300}
     with pytest.raises(AssertionError, match=r"Expected all 10 .* but: [0-7] of 10 recovered"):
-        settings = FAST | {"L1_COEFFICIENT": 0.0, "N_STEPS": 300}
         run_until("verdict", settings, optimize=optimize, without=LOOKS | {"switch", "heatmap"})
 
 
 def test_a_base_model_that_left_a_feature_out_stops_at_the_gate():
-    edits = {
-        "train-toy": ("train_toy_model(toy_model, seed=SEED)", "toy_model.W.data[:, 3] *= 0.1")
-    }
+    weak = "train_toy_model(toy_model, seed=SEED)", "toy_model.W.data[:, 3] *= 0.1"
     with pytest.raises(AssertionError, match="the base model left a feature out"):
-        run_until("gate", FAST, edits=edits, optimize=2)
+        run_until("gate", FAST, edits={"train-toy": weak}, optimize=2)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "SETTINGS = SETTINGS | {'L1_COEFFICIENT': 1.0, 'N_STEPS': 300}",
-        "sae = None",
-        "toy_model = ToyModel(8, 5)",
-    ],
-)
-def test_the_verdict_refuses_settings_or_an_sae_that_the_run_did_not_have(lesson, change):
-    names = dict(lesson)
-    exec(change, names)
+@pytest.mark.parametrize("name", ["SETTINGS", "sae", "toy_model"])
+def test_the_verdict_refuses_settings_or_an_sae_that_the_run_did_not_have(lesson, name):
+    other = lesson["SETTINGS"] | {"N_STEPS": 300} if name == "SETTINGS" else copy.copy(lesson[name])
     with pytest.raises(RuntimeError, match="made with other settings"):
-        run_cells("verdict", names=names)
+        run_cells("verdict", names=lesson | {name: other})
 
 
 def test_a_training_that_was_interrupted_leaves_the_last_whole_run_in_place(lesson):
-    names = dict(lesson)
-
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
 
-    names["train_sae"] = interrupted
+    names = lesson | {"train_sae": interrupted}
     with pytest.raises(KeyboardInterrupt):
         run_cells("run-training", names=names)
     assert names["run"] is lesson["run"] and names["sae"] is lesson["sae"]
@@ -265,28 +241,17 @@ def test_the_verdict_measures_the_norms_and_is_not_moved_by_edited_yardsticks(le
     names = run_cells("cosine", "matching", names=dict(lesson), edits=edits)
     with torch.no_grad():
         names["sae"].W_dec[:] *= 2
-    try:
-        run_cells("verdict", names=names)
-        assert "length 2.00 to 2.00" in names["verdict"] and "10 of 10" in names["verdict"]
-    finally:
-        with torch.no_grad():
-            names["sae"].W_dec[:] /= 2
-
-
-# --- what an edit reaches -----------------------------------------------------------------------
+    run_cells("verdict", names=names)
+    with torch.no_grad():
+        names["sae"].W_dec[:] /= 2
+    assert "length 2.00 to 2.00" in names["verdict"] and "10 of 10" in names["verdict"]
 
 
 def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
     edits = {
-        "sae-class": (
-            "torch.relu(x @ self.W_enc",
-            "seen.add('class') or torch.relu(x @ self.W_enc",
-        ),
+        "sae-class": ("torch.relu(x @", "seen.add('class') or torch.relu(x @"),
         "loss": ("reconstruction = (", "seen.add('loss')\n    reconstruction = ("),
-        "train-sae": (
-            "history = TrainingHistory",
-            "seen.add('loop')\n    history = TrainingHistory",
-        ),
+        "train-sae": ("history = Tr", "seen.add('loop')\n    history = Tr"),
     }
     names = lesson | {"seen": set(), "train_toy_models": lambda models, **settings: None}
     names |= {name: names[name] | {"n_steps": 3} for name in ("TRAINING", "FALLING_PRICE")}
@@ -299,52 +264,31 @@ def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
         assert names["seen"] == ({"class", "loss", "loop"} if cell_id != "topk" else set()), cell_id
 
 
-# --- the one file -------------------------------------------------------------------------------
-
-
 def in_a_folder(folder: Path) -> str:
     """What the library cell prints when the kernel runs in that folder, and where it went."""
     code = CELLS["library"].source + "\nimport sae_lib\nprint(sae_lib.__file__)"
     (folder / "cell.py").write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-I", "cell.py"], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    return subprocess.check_output([sys.executable, "-I", "cell.py"], cwd=folder, text=True)
 
 
-def test_alone_it_uses_its_own_copy(tmp_path):
+def test_a_whole_library_beside_it_is_used_and_else_its_own_copy(tmp_path):
     said = in_a_folder(tmp_path)
     assert "the notebook's own copy" in said and str(tmp_path) not in said
-
-
-def test_a_renamed_file_of_the_library_is_used_if_all_that_is_needed_is_there(tmp_path):
-    shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
-    (tmp_path / "sae_lib" / "saving.py").rename(tmp_path / "sae_lib" / "storing.py")
+    library = shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
+    (library / "saving.py").rename(library / "storing.py")  # which it does not need
     said = in_a_folder(tmp_path)
     assert "the folder beside" in said and str(tmp_path) in said
-
-
-def test_an_older_or_broken_library_beside_it_is_left_alone_and_said(tmp_path):
-    shutil.copytree(ROOT / "sae_lib", tmp_path / "sae_lib")
-    metrics = tmp_path / "sae_lib" / "metrics.py"
-    metrics.write_text(metrics.read_text(encoding="utf-8") + "\nnot python (", encoding="utf-8")
+    (library / "metrics.py").write_text("not python (")
     said = in_a_folder(tmp_path)
     assert "is left alone, as it fails:" in said and "own copy" in said
-    assert metrics.read_text(encoding="utf-8").endswith("not python (")
+    assert (library / "metrics.py").read_text() == "not python ("
 
-
-# --- the settings -------------------------------------------------------------------------------
 
 GOOD = {
     "SEED": 0, "N_FEATURES": 10, "N_HIDDEN": 5, "SPARSITY": 0.9, "D_SAE": 20,
     "L1_COEFFICIENT": 0.001, "N_STEPS": 8_000, "BATCH_SIZE": 256, "LEARNING_RATE": 0.03,
     "NORMALIZE_DECODER": True, "N_SAMPLES": 100_000, "RECOVERED": 0.99,
 }  # fmt: skip
-
-
-def test_settings_that_work_come_back_as_they_are():
-    assert check_settings(GOOD | {"other": 1}) == GOOD
-    assert check_settings(GOOD | {"D_SAE": np.int64(20)})["D_SAE"] == 20
 
 
 @pytest.mark.parametrize(
@@ -362,5 +306,6 @@ def test_settings_that_work_come_back_as_they_are():
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_in_one_sentence(change, error, said):
+    assert check_settings(GOOD | {"other": 1, "D_SAE": np.int64(20)}) == GOOD
     with pytest.raises(error, match=re.escape(said)):
         check_settings(GOOD | change)

@@ -1,6 +1,5 @@
-"""The SAE against numbers worked out by hand and by numpy; its loss; its start; TopK."""
+"""The SAE against numbers worked out by hand; its loss; its start; TopK."""
 
-import numpy as np
 import pytest
 import torch
 from variants import in_general_position, with_weights
@@ -10,17 +9,10 @@ from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, l0, random_directi
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 
-# --- by hand ----------------------------------------------------------------------------
-
 
 def test_identity_weights_show_each_bias_and_the_relu():
-    sae = with_weights(
-        SparseAutoencoder(2, 2),
-        W_enc=torch.eye(2),
-        b_enc=[-1.0, 0.5],
-        W_dec=torch.eye(2),
-        b_dec=[10.0, 20.0],
-    )
+    weights = {"W_enc": torch.eye(2), "W_dec": torch.eye(2), "b_enc": [-1.0, 0.5]}
+    sae = with_weights(SparseAutoencoder(2, 2), **weights, b_dec=[10.0, 20.0])
     x_hat, latent_acts = sae(torch.tensor([[3.0, -4.0], [0.0, 2.0]]))
     assert latent_acts.tolist() == [[2.0, 0.0], [0.0, 2.5]]  # 3 - 1, and nothing below zero
     assert x_hat.tolist() == [[12.0, 20.0], [10.0, 22.5]]
@@ -51,9 +43,6 @@ def test_topk_keeps_the_strongest_after_the_relu_even_of_equals_and_has_no_price
         assert loss.total.item() == loss.reconstruction.item() == pytest.approx(error.item())
 
 
-# --- the start --------------------------------------------------------------------------
-
-
 def test_new_sae_reads_along_its_unit_directions_and_has_no_biases():
     sae = SparseAutoencoder(5, 20)
     shapes = {name: tuple(w.shape) for name, w in sae.named_parameters()}
@@ -66,18 +55,14 @@ def test_new_sae_reads_along_its_unit_directions_and_has_no_biases():
     assert sae.W_enc.any()  # they share no memory
 
 
-@pytest.mark.parametrize("d_sae", [20, 40, 80, 200])
+@pytest.mark.parametrize("d_sae", [20, 200])
 def test_at_first_x_hat_is_about_x_and_half_of_the_latents_are_positive(d_sae):
-    lengths, errors, shares = [], [], []
-    for seed in range(16):
-        with torch.no_grad():
-            x_hat, latent_acts = SparseAutoencoder(5, d_sae, seed=seed)(X)
-        lengths.append(x_hat.norm(dim=1).mean())  # X has length 1
-        errors.append((x_hat - X).norm(dim=1).mean())
-        shares.append((latent_acts > 0).float().mean())
-    assert np.mean(lengths) == pytest.approx(1, abs=0.2)
-    assert np.mean(errors) < 0.8
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
+    with torch.no_grad():
+        codes = [SparseAutoencoder(5, d_sae, seed=seed)(X) for seed in range(16)]
+    x_hat, latent_acts = map(torch.stack, zip(*codes, strict=True))
+    assert x_hat.norm(dim=-1).mean() == pytest.approx(1, abs=0.2)  # X has length 1
+    assert (x_hat - X).norm(dim=-1).mean() < 0.8
+    assert (latent_acts > 0).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_same_seed_same_directions_and_another_seed_others():
@@ -91,9 +76,6 @@ def test_random_directions_are_uniform_on_the_sphere():
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(20_000))
     assert directions.mean(dim=0).abs().max() < 5 * (0.2 / 20_000) ** 0.5
     assert (directions.T @ directions / 20_000 - torch.eye(5) / 5).abs().max() < 0.01
-
-
-# --- what always holds ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

@@ -4,14 +4,14 @@ That SAELens reads and writes the same folders is tested where SAELens is: beyon
 """
 
 import json
-import pickle
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import JumpReLU, in_general_position
+from variants import Gated, in_general_position
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae, save_sae, write_file
@@ -40,16 +40,12 @@ def folder(tmp_path):
     return tmp_path / "sae"
 
 
-# --- there and back ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("k", [None, 3], ids=["L1", "TopK"])
-def test_a_saved_sae_comes_back_the_same(k, tmp_path):
-    sae = TopKSparseAutoencoder(5, 20, k=k) if k else SparseAutoencoder(5, 20)
+@pytest.mark.parametrize("sae", [SparseAutoencoder(5, 20), TopKSparseAutoencoder(5, 20, k=3)])
+def test_a_saved_sae_comes_back_the_same(sae, tmp_path):
     in_general_position(sae)
     save_sae(sae, str(tmp_path / "new" / "folder"))
     loaded = load_sae(str(tmp_path / "new" / "folder"))
-    assert type(loaded) is type(sae) and getattr(loaded, "k", None) == k
+    assert type(loaded) is type(sae) and getattr(loaded, "k", 3) == 3
     for name, weight in sae.named_parameters():
         assert torch.equal(getattr(loaded, name), weight) and getattr(loaded, name).requires_grad
     assert all(map(torch.equal, loaded(X), sae(X)))
@@ -60,15 +56,13 @@ def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     W_enc, b_enc, W_dec, b_dec = (w.detach() for w in load_sae(folder).parameters())
     edit(folder, without=["apply_b_dec_to_input"])  # its default is to subtract b_dec from x
     h = torch.relu((X - b_dec) @ W_enc + b_enc)
-    for ours, theirs in zip(load_sae(folder)(X), (h @ W_dec + b_dec, h), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(load_sae(folder)(X), (h @ W_dec + b_dec, h), atol=1e-5, rtol=1e-5)
     edit(folder, architecture="topk", k=2, rescale_acts_by_decoder_norm=True)
     norms = W_dec.norm(dim=1)
-    h = torch.relu((X - b_dec) @ W_enc + b_enc) * norms
+    h = h * norms
     h = h * (h >= h.topk(2).values[:, -1:])
     x_hat = (h / norms) @ W_dec + b_dec
-    for ours, theirs in zip(load_sae(folder)(X), (x_hat, h), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(load_sae(folder)(X), (x_hat, h), atol=1e-5, rtol=1e-5)
 
 
 def test_a_loaded_sae_does_not_change_with_its_file(folder):
@@ -79,14 +73,10 @@ def test_a_loaded_sae_does_not_change_with_its_file(folder):
     assert torch.equal(sae.W_dec, before)
 
 
-# --- writing ----------------------------------------------------------------------------
-
-
 def test_saving_replaces_an_sae_only_when_told_to(folder):
-    before = load_sae(folder)
     with pytest.raises(FileExistsError, match=r"holds an SAE already; pass overwrite=True"):
         save_sae(SparseAutoencoder(4, 8), folder)
-    assert torch.equal(load_sae(folder).W_dec, before.W_dec)
+    assert load_sae(folder).W_dec.shape == (20, 5)
     save_sae(SparseAutoencoder(4, 8), folder, overwrite=True)
     assert load_sae(folder).W_dec.shape == (8, 4) and names(folder) == FILES
 
@@ -96,26 +86,25 @@ class NoReLU(SparseAutoencoder):
         return x @ self.W_enc + self.b_enc
 
 
-@pytest.mark.parametrize("kind", [NoReLU, JumpReLU])
+@pytest.mark.parametrize("kind", [NoReLU, Gated])
 def test_an_sae_whose_class_computes_something_else_is_not_saved(kind, tmp_path):
-    message = f"This {kind.__name__} computes something else than ReLU"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{kind.__name__} computes something else than ReLU"):
         save_sae(kind(5, 20), tmp_path / "sae")
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("when", ["writing", "replacing"])
-@pytest.mark.parametrize("crash", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("crash", [OSError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    crash, when, tmp_path, monkeypatch
+    crash, step, tmp_path, monkeypatch
 ):
     def crashing(*arguments, **options):
         raise crash
 
     path = tmp_path / "file"
     path.write_text("years of work")
-    monkeypatch.setattr(Path, "write_bytes" if when == "writing" else "replace", crashing)
-    with pytest.raises(type(crash)):
+    monkeypatch.setattr(Path, step, crashing)
+    with pytest.raises(crash):
         write_file(path, b"new")
     assert path.read_text() == "years of work" and names(tmp_path) == ["file"]
 
@@ -135,9 +124,7 @@ def test_files_with_similar_names_survive_and_a_link_is_followed(tmp_path):
     assert real.stat().st_mode & 0o444 == 0o444  # all may read it
 
 
-# --- reading ----------------------------------------------------------------------------
-
-HOLED = torch.full((5, 20), float("nan"))
+NO_SAE = "holds no SAE that can be read"
 
 
 @pytest.mark.parametrize(
@@ -146,13 +133,11 @@ HOLED = torch.full((5, 20), float("nan"))
         ({"architecture": "jumprelu"}, "architecture is 'jumprelu'; only"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'; only"),
         ({"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'; only"),
-        ({"weights": {"W_enc": HOLED}}, "can be read: ValueError: W_enc holds NaN"),
+        ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, f"{NO_SAE}: .*W_enc holds NaN"),
         ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec must hold floats"),
-        ({"weights": {"b_enc": torch.ones(19)}}, "no SAE that can be read: .*b_enc"),
-        ({"weights": {"W_dec": torch.ones(20)}}, "no SAE that can be read"),
-        ({"architecture": "topk"}, "no SAE that can be read: .*k"),
-        ({"architecture": "topk", "k": 21}, "no SAE that can be read: .*k"),
-        ({"architecture": "topk", "k": "3"}, "no SAE that can be read: .*k"),
+        ({"weights": {"b_enc": torch.ones(19)}}, f"{NO_SAE}: .*b_enc"),
+        ({"weights": {"W_dec": torch.ones(20)}}, NO_SAE),
+        *(({"architecture": "topk"} | k, f"{NO_SAE}: .*k") for k in ({}, {"k": 21}, {"k": "3"})),
         ({"without": ["architecture"]}, "architecture is None; only"),
     ],
 )
@@ -164,10 +149,10 @@ def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message,
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"[1]"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"[1]"])
 def test_garbage_is_refused_in_one_sentence(name, content, folder):
     (folder / name).write_bytes(content)
-    with pytest.raises(ValueError, match="holds no SAE that can be read") as raised:
+    with pytest.raises(ValueError, match=NO_SAE) as raised:
         load_sae(folder)
     assert "\n" not in str(raised.value)
 
@@ -179,33 +164,13 @@ def test_a_missing_file_is_named(name, folder):
         load_sae(folder)
 
 
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_loading_a_pickle_runs_none_of_its_code(folder, tmp_path):
-    sprung = tmp_path / "sprung"
-    (folder / FILES[1]).write_bytes(pickle.dumps(Trap(sprung)))
-    with pytest.raises(ValueError, match="holds no SAE that can be read"):
-        load_sae(folder)
-    assert not sprung.exists()
-    pickle.loads((folder / FILES[1]).read_bytes())
-    assert sprung.exists()  # the trap works: only load_sae did not step on it
-
-
 def test_half_precision_a_numpy_k_and_weights_that_are_not_finite(tmp_path):
     sae = SparseAutoencoder(5, 20).bfloat16()
     save_sae(sae, tmp_path)
     torch.testing.assert_close(load_sae(tmp_path).W_dec, sae.W_dec.float())
     save_sae(TopKSparseAutoencoder(5, 20, k=np.int64(3)), tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3
-    sae.b_enc.data[0] = float("nan")
+    sae.b_enc.data[0] = math.nan
     with pytest.raises(ValueError, match="b_enc holds NaN"):
         save_sae(sae, tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3  # what was there is still there

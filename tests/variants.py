@@ -1,11 +1,9 @@
 """SAEs for the tests: with weights of any kind; and what a reader might write, a class each."""
 
-import math
-
 import torch
 from torch import nn
 
-from sae_lib import SAELoss, SparseAutoencoder, sae_loss
+from sae_lib import SAELoss, SparseAutoencoder, TopKSparseAutoencoder, sae_loss
 
 
 def with_weights(sae, **weights):
@@ -29,67 +27,29 @@ def same_weights(a, b) -> bool:
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
-class Step(torch.autograd.Function):
-    """1 where z is above the threshold; backwards, as if the step had a slope of 1 / width."""
+class Gated(SparseAutoencoder):
+    """A weight of its own: a threshold for each latent, below which it hardly fires."""
 
-    @staticmethod
-    def forward(ctx, z, threshold, width):
-        ctx.save_for_backward(z, threshold)
-        ctx.width = width
-        return (z > threshold).to(z)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        z, threshold = ctx.saved_tensors
-        is_near = (z - threshold).abs() < ctx.width / 2
-        return None, -gradient * is_near / ctx.width, None
-
-
-class JumpReLU(SparseAutoencoder):
-    """A latent is silent below its learned threshold; the price is on how many fire.
-
-    Rajamanoharan et al. 2024, arXiv 2407.14435.
-    """
-
-    def __init__(self, d_in: int, d_sae: int, *, width: float = 0.1, seed: int = 0):
+    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
-        self.width = width
-        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(0.05)))
-
-    def fired(self, x):
-        z = super().encode(x)
-        return z, Step.apply(z, self.log_threshold.exp(), self.width)
+        self.threshold = nn.Parameter(torch.full((d_sae,), 0.2))
 
     def encode(self, x):
-        z, has_fired = self.fired(x)
-        return z * has_fired
-
-    def loss(self, x, l1_coefficient):
-        z, has_fired = self.fired(x)
-        error = (x - self.decode(z * has_fired)).square().sum(dim=-1).mean(dim=-1)
-        price = l1_coefficient * has_fired.sum(dim=-1).mean(dim=-1)
-        return SAELoss(error + price, error, price)
+        z = super().encode(x)
+        return z * torch.sigmoid((z - self.threshold) / 0.05)
 
 
-class BatchTopK(SparseAutoencoder):
+class BatchTopK(TopKSparseAutoencoder):
     """Keep the k strongest latents per input on average: k times the batch in all.
 
     Bussmann et al. 2024, arXiv 2412.06410.
     """
 
-    def __init__(self, d_in: int, d_sae: int, *, k: int = 2, seed: int = 0):
-        super().__init__(d_in, d_sae, seed=seed)
-        self.k = k
-
     def encode(self, x):
-        latent_acts = super().encode(x)
+        latent_acts = SparseAutoencoder.encode(self, x)
         n_kept = self.k * x.shape[-2]
         weakest_kept = latent_acts.flatten(-2).topk(n_kept, dim=-1).values[..., -1:, None]
         return latent_acts * (latent_acts >= weakest_kept)
-
-    def loss(self, x, l1_coefficient=0.0):
-        x_hat, latent_acts = self(x)
-        return sae_loss(x, x_hat, latent_acts, 0.0)
 
 
 class Keeping(SparseAutoencoder):
@@ -127,7 +87,7 @@ class Scaled(SparseAutoencoder):
         return sae_loss(x, x_hat * self.size, latent_acts / (1 + self.activity), l1_coefficient)
 
 
-# --- right alone, but in a stack they mix the SAEs ----------------------------------------
+# Right alone, but in a stack they mix the SAEs:
 
 
 class FlatBatchTopK(BatchTopK):
