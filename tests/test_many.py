@@ -5,30 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+import variants
 from torch import nn
-from variants import (
-    BatchTopK,
-    FirstAxis,
-    FlatBatchTopK,
-    FloatMean,
-    Gated,
-    Keeping,
-    Scaled,
-    same_weights,
-)
+from variants import same_weights
 
 import sae_lib
-from sae_lib import (
-    SparseAutoencoder,
-    TopKSparseAutoencoder,
-    ToyModel,
-    random_directions,
-    train_sae,
-    train_saes,
-    train_toy_models,
-)
-from sae_lib.many import stack_modules, unstack_
-from sae_lib.training import TrainingHistory, minibatches
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, ToyModel, random_directions
+from sae_lib.many import stack_modules, train_saes, train_toy_models, unstack_
+from sae_lib.training import TrainingHistory, minibatches, train_sae
 
 POOLS = torch.rand(3, 300, 5, generator=torch.Generator().manual_seed(0)).double() - 0.5
 POOLS *= torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
@@ -48,16 +32,16 @@ def frozen_decoder(d_in, d_sae, *, seed):
 VARIANTS = {
     "L1": lambda: three(SparseAutoencoder),
     "TopK": lambda: three(TopKSparseAutoencoder, k=2),
-    "a threshold that is learned": lambda: three(Gated),
-    "BatchTopK": lambda: three(BatchTopK, k=2),
-    "a loss with state, that keeps its graph": lambda: three(Keeping),
-    "buffers": lambda: three(Scaled),
+    "a threshold that is learned": lambda: three(variants.Gated),
+    "BatchTopK": lambda: three(variants.BatchTopK, k=2),
+    "a loss with state, that keeps its graph": lambda: three(variants.Keeping),
+    "buffers": lambda: three(variants.Scaled),
     "a frozen decoder": lambda: three(frozen_decoder),
 }
 
 
 def test_a_stack_has_one_more_axis_and_unstacking_gives_each_its_own_back():
-    saes = three(Scaled)
+    saes = three(variants.Scaled)
     for i, sae in enumerate(saes):
         sae.size.fill_(i)
     before = copy.deepcopy(saes)
@@ -104,7 +88,7 @@ def test_saes_trained_together_end_where_each_ends_alone(variant):
 
 def test_batch_topk_is_not_its_parent():
     """Else the test above could pass with the parent's lines. Other variants move what they add."""
-    has_fired = BatchTopK(5, 20, k=2).encode(random_directions(64, 5)) > 0
+    has_fired = variants.BatchTopK(5, 20, k=2).encode(random_directions(64, 5)) > 0
     assert has_fired.sum() == 2 * 64 and has_fired.sum(dim=1).max() > 2
 
 
@@ -183,9 +167,9 @@ REFUSED = {
     "dtype": (lambda: other_last(SparseAutoencoder(5, 20)), DIFFER),
     "frozen": (lambda: other_last(frozen_decoder(5, 20, seed=0).double()), DIFFER),
     "a module inside": (lambda: three(WithModule), "A WithModule has modules inside it"),
-    "a flat batch": (lambda: three(FlatBatchTopK, k=2), ANOTHER),
-    "the first axis": (lambda: three(FirstAxis), ANOTHER),
-    "a float from data": (lambda: three(FloatMean), ANOTHER),
+    "a flat batch": (lambda: three(variants.FlatBatchTopK, k=2), ANOTHER),
+    "the first axis": (lambda: three(variants.FirstAxis), ANOTHER),
+    "a float from data": (lambda: three(variants.FloatMean), ANOTHER),
 }
 
 
@@ -200,7 +184,7 @@ def test_what_a_stack_would_mix_up_is_refused_and_nothing_is_trained(what):
 
 
 def test_twins_that_see_the_same_data_do_not_hide_that_they_would_be_mixed_up():
-    twins = [FlatBatchTopK(5, 20, k=2) for _ in range(2)]
+    twins = [variants.FlatBatchTopK(5, 20, k=2) for _ in range(2)]
     with pytest.raises(ValueError, match=ANOTHER):
         train_saes(twins, POOLS[0], seeds=[0, 0], n_steps=2)
 

@@ -8,19 +8,10 @@ import pytest
 import torch
 from variants import same_weights
 
-from sae_lib import (
-    SparseAutoencoder,
-    TopKSparseAutoencoder,
-    ToyModel,
-    fvu,
-    l0,
-    oracle_sae,
-    recovered,
-    train_sae,
-    train_saes,
-)
-from sae_lib.many import stack_modules
-from sae_lib.training import TrainingHistory, minibatches, price_schedule
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, ToyModel, fvu, l0, oracle_sae
+from sae_lib.many import stack_modules, train_saes
+from sae_lib.metrics import recovered
+from sae_lib.training import TrainingHistory, minibatches, price_schedule, train_sae
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
