@@ -172,13 +172,8 @@ def test_the_falling_price_recovers_all_ten_features_which_are_not_there_at_the_
     for sae, model, pool, history in zip(saes, models, pools, histories, strict=True):
         assert_complete(sae, model, pool)
         assert recovered(history.W_dec[0], model.feature_directions) <= 1
-
-
-def test_l0_keeps_a_good_part_of_itself_in_the_first_steps(trained):
-    """It falls to half at times. With an encoder twice as loud it fell below a third, each time."""
-    for history in trained.histories:
         early = [l0 for step, l0 in zip(history.step, history.l0, strict=True) if step < 30]
-        assert min(early) > 0.4 * early[0]
+        assert min(early) > 0.4 * early[0]  # below a third with an encoder twice as loud
 
 
 def test_the_defaults_recover_all_ten_features(trained):
