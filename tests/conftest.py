@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    TrainingHistory,
-    train_saes,
-    train_toy_models,
-)
+from sae_lib import FALLING_PRICE, SparseAutoencoder, ToyModel, train_saes, train_toy_models
+from sae_lib.training import TrainingHistory
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # tensors this small are slower when shared out

@@ -10,7 +10,6 @@ PYTHONOPTIMIZE=1 (no asserts) or ATEN_CPU_CAPABILITY=default (arithmetic of an o
 the words must be equal and the numbers alike).
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -73,21 +72,13 @@ def main() -> str:
         shutil.copy(ROOT / "sparse_autoencoders.ipynb", folder)
         (Path(site) / "sitecustomize.py").write_text(NO_NETWORK, encoding="utf-8")
         os.environ |= {"PYTHONPATH": site, "TQDM_DISABLE": "1"}
-        NotebookClient(
-            notebook,
-            timeout=600,
-            coalesce_streams=True,
-            kernel_manager_class=OnePython,
-            resources={"metadata": {"path": folder}},
-        ).execute()
+        where = {"metadata": {"path": folder}}
+        how = {"timeout": 600, "coalesce_streams": True, "kernel_manager_class": OnePython}
+        NotebookClient(notebook, resources=where, **how).execute()
     now = printed(notebook)
     torch_here = "from importlib.metadata import version; print(version('torch').split('+')[0])"
     torch = subprocess.check_output([OnePython.python, "-c", torch_here], text=True).strip()
     print(f"torch {torch}: {time.monotonic() - start:.0f} s; {now['verdict'].strip()}")
-    with contextlib.suppress(ImportError):  # not on Windows
-        import resource
-
-        print(f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB of memory")
     if "the notebook's own copy" not in now["library"]:
         return f"The notebook used another library than its own: {now['library']}"
     outputs = [(cell.id, out) for cell in notebook.cells for out in cell.get("outputs", [])]

@@ -7,17 +7,11 @@ import pytest
 import torch
 from variants import same_weights
 
-from sae_lib import (
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    match_features,
-    random_directions,
-    train_sae,
-    train_saes,
-    train_toy_model,
-    train_toy_models,
-)
+from sae_lib import SparseAutoencoder, ToyModel, cosine_similarity_matrix, match_features
+from sae_lib.many import train_saes, train_toy_models
+from sae_lib.sae import random_directions
+from sae_lib.toy_model import train_toy_model
+from sae_lib.training import train_sae
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(6, 5)

@@ -5,30 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+import variants
 from torch import nn
-from variants import (
-    BatchTopK,
-    FirstAxis,
-    FlatBatchTopK,
-    FloatMean,
-    Gated,
-    Keeping,
-    Scaled,
-    same_weights,
-)
+from variants import same_weights
 
 import sae_lib
-from sae_lib import (
-    SparseAutoencoder,
-    TopKSparseAutoencoder,
-    ToyModel,
-    random_directions,
-    train_sae,
-    train_saes,
-    train_toy_models,
-)
-from sae_lib.many import stack_modules, unstack_
-from sae_lib.training import TrainingHistory, minibatches
+from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, ToyModel, random_directions
+from sae_lib.many import stack_modules, train_saes, train_toy_models, unstack_
+from sae_lib.training import TrainingHistory, minibatches, train_sae
 
 POOLS = torch.rand(3, 300, 5, generator=torch.Generator().manual_seed(0)).double() - 0.5
 POOLS *= torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
@@ -48,16 +32,16 @@ def frozen_decoder(d_in, d_sae, *, seed):
 VARIANTS = {
     "L1": lambda: three(SparseAutoencoder),
     "TopK": lambda: three(TopKSparseAutoencoder, k=2),
-    "a threshold that is learned": lambda: three(Gated),
-    "BatchTopK": lambda: three(BatchTopK, k=2),
-    "a loss with state, that keeps its graph": lambda: three(Keeping),
-    "buffers": lambda: three(Scaled),
+    "a threshold that is learned": lambda: three(variants.Gated),
+    "BatchTopK": lambda: three(variants.BatchTopK, k=2),
+    "a loss with state, that keeps its graph": lambda: three(variants.Keeping),
+    "buffers": lambda: three(variants.Scaled),
     "a frozen decoder": lambda: three(frozen_decoder),
 }
 
 
 def test_a_stack_has_one_more_axis_and_unstacking_gives_each_its_own_back():
-    saes = three(Scaled)
+    saes = three(variants.Scaled)
     for i, sae in enumerate(saes):
         sae.size.fill_(i)
     before = copy.deepcopy(saes)
@@ -111,7 +95,7 @@ def test_saes_trained_together_end_where_each_ends_alone(variant):
 
 def test_batch_topk_is_not_its_parent():
     """Else the test above could pass with the parent's lines. Other variants move what they add."""
-    has_fired = BatchTopK(5, 20, k=2).encode(random_directions(64, 5)) > 0
+    has_fired = variants.BatchTopK(5, 20, k=2).encode(random_directions(64, 5)) > 0
     assert has_fired.sum() == 2 * 64 and has_fired.sum(dim=1).max() > 2
 
 
@@ -153,25 +137,6 @@ def test_the_loop_that_is_given_is_the_one_that_trains():
     assert not torch.isclose(together[0].W_dec, theirs[0].W_dec).all()
 
 
-ANOTHER = "A stack of this class, in this loop, gets another"
-MIXING = {
-    "gradient clipping over all": ({"clip": 1e-3}, ANOTHER),
-    "the mean of the totals": ({"mean": True}, ANOTHER),
-    "noise from the global generator": ({"noise": 0.1}, ANOTHER),
-    "stopping early": ({"stop": True}, "does not take a stack of SAEs: Boolean value of Tensor"),
-}
-
-
-@pytest.mark.parametrize("what", MIXING)
-def test_a_loop_that_mixes_the_saes_is_refused_and_trains_nothing(what):
-    settings, message = MIXING[what]
-    saes, before = three(SparseAutoencoder), three(SparseAutoencoder)
-    with pytest.raises(ValueError, match=message):
-        train_saes(saes, POOLS, seeds=range(3), n_steps=30, train=loop, **settings)
-    assert all(map(same_weights, saes, before))
-    loop(saes[0], POOLS[0], l1_coefficient=1e-3, seed=0, n_steps=30, **settings)  # alone it may
-
-
 class WithModule(SparseAutoencoder):
     def __init__(self, d_in, d_sae, *, seed=0):
         super().__init__(d_in, d_sae, seed=seed)
@@ -183,31 +148,51 @@ def other_last(last):
 
 
 DIFFER = "of one class, .*shapes and the same settings, but these came"
+ANOTHER = "A stack of this class, in this loop, gets another"
 REFUSED = {
-    "k": (lambda: [TopKSparseAutoencoder(5, 20, k=k) for k in (1, 2, 3)], DIFFER),
-    "class": (lambda: other_last(TopKSparseAutoencoder(5, 20, k=2).double()), DIFFER),
-    "shape": (lambda: other_last(SparseAutoencoder(5, 21).double()), DIFFER),
-    "dtype": (lambda: other_last(SparseAutoencoder(5, 20)), DIFFER),
-    "frozen": (lambda: other_last(frozen_decoder(5, 20, seed=0).double()), DIFFER),
-    "a module inside": (lambda: three(WithModule), "no modules inside"),
-    "a flat batch": (lambda: three(FlatBatchTopK, k=2), ANOTHER),
-    "the first axis": (lambda: three(FirstAxis), ANOTHER),
-    "a float from data": (lambda: three(FloatMean), ANOTHER),
+    "k": (DIFFER, lambda: [TopKSparseAutoencoder(5, 20, k=k) for k in (1, 2, 3)]),
+    "class": (DIFFER, lambda: other_last(TopKSparseAutoencoder(5, 20, k=2).double())),
+    "shape": (DIFFER, lambda: other_last(SparseAutoencoder(5, 21).double())),
+    "dtype": (DIFFER, lambda: other_last(SparseAutoencoder(5, 20))),
+    "frozen": (DIFFER, lambda: other_last(frozen_decoder(5, 20, seed=0).double())),
+    "a module inside": ("no modules inside", lambda: three(WithModule)),
+    "a flat batch": (ANOTHER, lambda: three(variants.FlatBatchTopK, k=2)),
+    "the first axis": (ANOTHER, lambda: three(variants.FirstAxis)),
+    "a float from data": (ANOTHER, lambda: three(variants.FloatMean)),
+}
+MIXING = {
+    "gradient clipping over all": (ANOTHER, {"clip": 1e-3}),
+    "the mean of the totals": (ANOTHER, {"mean": True}),
+    "noise from the global generator": (ANOTHER, {"noise": 0.1}),
+    "stopping early": ("does not take a stack of SAEs: Boolean value of Tensor", {"stop": True}),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_a_stack_would_mix_up_is_refused_and_nothing_is_trained(what):
-    make, message = REFUSED[what]
-    saes, before = make(), make()
+def refuses(saes, message, **settings):
+    """It says so in one sentence, and has trained nothing."""
+    before = copy.deepcopy(saes)
     with pytest.raises(ValueError, match=message) as raised:
-        train_saes(saes, POOLS, seeds=range(3), n_steps=2)
+        train_saes(saes, POOLS, seeds=range(3), **settings)
     assert "\n" not in str(raised.value)
     assert all(map(same_weights, saes, before))
 
 
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_stack_would_mix_up_is_refused(what):
+    message, make = REFUSED[what]
+    refuses(make(), message, n_steps=2)
+
+
+@pytest.mark.parametrize("what", MIXING)
+def test_a_loop_that_mixes_the_saes_is_refused_though_alone_it_may(what):
+    message, slip = MIXING[what]
+    saes = three(SparseAutoencoder)
+    refuses(saes, message, n_steps=30, train=loop, **slip)
+    loop(saes[0], POOLS[0], l1_coefficient=1e-3, seed=0, n_steps=30, **slip)
+
+
 def test_twins_that_see_the_same_data_do_not_hide_that_they_would_be_mixed_up():
-    twins = [FlatBatchTopK(5, 20, k=2) for _ in range(2)]
+    twins = [variants.FlatBatchTopK(5, 20, k=2) for _ in range(2)]
     with pytest.raises(ValueError, match=ANOTHER):
         train_saes(twins, POOLS[0], seeds=[0, 0], n_steps=2)
 
@@ -225,11 +210,8 @@ def test_one_in_the_middle_that_differs_in_class_or_in_a_list_of_numbers_is_refu
     class SparseAutoencoder(sae_lib.SparseAutoencoder):  # as after a cell that was run again
         pass
 
-    for of_own_class in (True, False):
-        saes = three(sae_lib.SparseAutoencoder)
-        if of_own_class:
-            saes[1] = SparseAutoencoder(5, 20).double()
-        else:
-            saes[0].sizes, saes[1].sizes, saes[2].sizes = (4, 8), (10,), (4, 8)
-        with pytest.raises(ValueError, match="these came"):
-            train_saes(saes, POOLS, seeds=range(3))
+    saes = three(sae_lib.SparseAutoencoder)
+    refuses([saes[0], SparseAutoencoder(5, 20).double(), saes[2]], "one class")
+    for sae, sizes in zip(saes, [(4, 8), (10,), (4, 8)], strict=True):
+        sae.sizes = sizes
+    refuses(saes, "these came")
