@@ -39,11 +39,11 @@ def nothing_displayed():
         yield
 
 
-def printed(cell_id: str, notebook: nbformat.NotebookNode = NOTEBOOK) -> str:
+def printed(cell_id: str) -> str:
     """What a cell printed, and the descriptions of its pictures."""
-    cell = next(c for c in notebook.cells if c.id == cell_id)
-    pictures = [o.get("metadata", {}).get("image/png", {}).get("alt", "") for o in cell.outputs]
-    return "\n".join(o.get("text") or alt for o, alt in zip(cell.outputs, pictures, strict=True))
+    outputs = CELLS[cell_id].outputs
+    pictures = [o.get("metadata", {}).get("image/png", {}).get("alt", "") for o in outputs]
+    return "\n".join(o.get("text") or alt for o, alt in zip(outputs, pictures, strict=True))
 
 
 def run_cells(*ids: str, names: dict, edits: dict | None = None, optimize: int = 0) -> dict:
@@ -93,16 +93,13 @@ def test_what_is_generated_is_what_the_library_and_the_stored_numbers_give():
     assert {"sae_lib/sae.py", "sae_lib/training.py", "figure", "evidence"} <= kinds
     used = set(re.findall(r"<!-- evidence: (\S+) -->", str(NOTEBOOK)))
     assert used <= set(PAGES) and len(used) > 8
+    assert (ROOT / "docs" / "playground.html").read_bytes() == figures.PLAYGROUND.read_bytes()
 
 
 def test_the_notebook_carries_what_it_needs_and_no_more():
     carried = sync.unpack(CELLS["library"].source)
     assert carried == sync.needed_library(NOTEBOOK)
     assert "sae_lib/training.py" in carried["files"] and "sae_lib/saving.py" not in carried["files"]
-
-
-def test_the_playground_alone_is_the_one_of_the_lesson():
-    assert (ROOT / "docs" / "playground.html").read_bytes() == figures.PLAYGROUND.read_bytes()
 
 
 def test_the_saved_outputs_are_of_this_code_from_top_to_bottom_and_clean():

@@ -33,10 +33,10 @@ function trainOn(weights, dIn, dSae, batches, rates, price, beta1, beta2) {
 }
 
 function state(run) {
-  const { batch, price, error, l0, found } = run;
-  return { batch, price, error, l0, found, cosines: [...run.cosines], features: [...run.features],
-    weights: weightsOf(run.sae), rows: run.sortedLatents(), over: run.isOver(),
-    sentence: describe(run) };
+  const { batch, price, error, l0, found, marks } = run;
+  return { batch, price, error, l0, found, marks, cosines: [...run.cosines],
+    features: [...run.features], weights: weightsOf(run.sae), rows: run.sortedLatents(),
+    over: run.isOver(), sentence: describe(run) };
 }
 
 /** The states after each phase [price or null to leave it, batches at most, until all found]. */
@@ -120,6 +120,7 @@ def test_without_a_price_few_are_found_and_once_it_is_on_all(js):
         off, on = js("phases", {"seed": seed}, [[0, 300, False], [0.01, 1_000, True]])
         assert off["error"] < 0.01 and off["found"] <= 2 and off["l0"] > 5, seed
         assert on["error"] < 0.01 and on["found"] == 10, seed
+        assert [mark["text"] for mark in on["marks"]] == [0, 0.01]
 
 
 @pytest.mark.slow

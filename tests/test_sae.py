@@ -10,17 +10,12 @@ pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 
 
-def test_identity_weights_show_each_bias_and_the_relu():
-    weights = {"W_enc": torch.eye(2), "W_dec": torch.eye(2), "b_enc": [-1.0, 0.5]}
+def test_each_bias_the_relu_and_that_latent_i_writes_row_i_of_the_decoder():
+    weights = {"W_enc": torch.eye(2), "W_dec": [[1.0, 2.0], [3.0, 4.0]], "b_enc": [-1.0, 0.5]}
     sae = with_weights(SparseAutoencoder(2, 2), **weights, b_dec=[10.0, 20.0])
     x_hat, latent_acts = sae(torch.tensor([[3.0, -4.0], [0.0, 2.0]]))
     assert latent_acts.tolist() == [[2.0, 0.0], [0.0, 2.5]]  # 3 - 1, and nothing below zero
-    assert x_hat.tolist() == [[12.0, 20.0], [10.0, 22.5]]
-
-
-def test_row_i_of_the_decoder_is_what_latent_i_writes():
-    sae = with_weights(SparseAutoencoder(3, 2), W_dec=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert sae.decode(torch.tensor([[0.0, 2.0]])).tolist() == [[8.0, 10.0, 12.0]]
+    assert x_hat.tolist() == [[12.0, 24.0], [17.5, 30.0]]  # 2 · row 0 and 2.5 · row 1, and b_dec
 
 
 def test_loss_of_one_small_batch():

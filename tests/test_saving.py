@@ -149,16 +149,13 @@ def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message,
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"[1]"])
-def test_garbage_is_refused_in_one_sentence(name, content, folder):
-    (folder / name).write_bytes(content)
-    with pytest.raises(ValueError, match=NO_SAE) as raised:
-        load_sae(folder)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(name, folder):
+def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(name, folder):
+    would_end_python = b"cbuiltins\nexit\n(tR."  # were it unpickled
+    for content in (b"", b"\xff" * 64, b"[1]", would_end_python):
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=NO_SAE) as raised:
+            load_sae(folder)
+        assert "\n" not in str(raised.value)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         load_sae(folder)

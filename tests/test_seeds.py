@@ -10,11 +10,9 @@ from test_notebook import nothing_displayed, run_until  # noqa: F401, a fixture
 
 from sae_lib import cosine_similarity_matrix, fvu, l0, match_features, recovered
 
-SEEDS = range(10)
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(10))
 def test_every_sentence_is_true_at_this_seed(seed, capsys):
     lesson = run_until("b5", {"SEED": seed}, without=set())
     out = capsys.readouterr().out
