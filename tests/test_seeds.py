@@ -134,7 +134,7 @@ def trust(n: dict) -> dict:
     on = [l0(sae.encode(pool)) for sae in saes]
     left = [fvu(pool, sae(pool)[0]) for sae in saes]
     worse = all(share > 0.05 for count, share in zip(found, left, strict=True) if count == 15)
-    low, high, top_k = range(3)
+    low, high = 0, 1
     return {
         "b1: 64 of 64": (final, min(final) == 10),
         "b2: the full recipe": (bars, bars["the full recipe"] == 10),
@@ -151,7 +151,5 @@ def trust(n: dict) -> dict:
         "b5-text: and without error": (left, left[low] < 1e-3),
         "b5-end: several latents on": (on, on[low] > 3),
         "b5-end: where fifteen are recovered, it is worse at rebuilding": (left, worse),
-        "b5-end: one or two latents on": (on, on[high] < 2.5),
-        "b5-end: and at k = 1 one at most": (on, on[top_k] <= 1),
         "b5-map: all at λ = 0.2": (found, found[high] == 15),
     }
