@@ -49,7 +49,7 @@ def story(page: Page, key: str | None = None) -> None:
     assert page.evaluate("experiment.batch") == 0, "it trains before it is told to"
     press(page, "Train", key)
     says(page, r"^Batch .*Price off: the error is gone, \d+\.\d latents .* [012] of 10 features")
-    press(page, "Turn the price on", key)
+    press(page, r"Turn the price on \(λ = 0\.01\)", key)
     says(page, r"Price 0\.01: the error is gone, [12]\.\d latents .* 10 of 10 features are found")
     picture, curves = page.evaluate("[$('picture').ariaLabel, $('curves').ariaLabel]")
     assert "10 of 10 features found" in picture, picture
