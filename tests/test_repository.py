@@ -20,7 +20,7 @@ def read(path: str | Path) -> str:
 
 README, CI, PYPROJECT = read("README.md"), read(".ci/run"), tomllib.loads(read("pyproject.toml"))
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[!.]*/README.md")])
 
 
 def output_of(*command: str | Path, **where) -> subprocess.CompletedProcess:
