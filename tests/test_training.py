@@ -125,6 +125,8 @@ def test_history_shows_each_logged_step_before_its_update():
     assert history.step == [0, 9, 100]
     assert np.array(history.l0).shape == (3,) and np.array(history.W_dec).shape == (3, 20, 5)
     assert torch.equal(history.W_dec[0], start.W_dec)
+    x = next(minibatches(start, POOL, 32, 101, seed=0))
+    assert history.sparsity[0] == pytest.approx(start.loss(x, 1e-3).sparsity.item())  # by default
     assert not any(x.requires_grad for x in history.W_dec)
     assert history.reconstruction[-1] < history.reconstruction[0] / 10
 
