@@ -111,6 +111,8 @@ def test_one_pool_and_one_price_serve_all():
 def loop(sae, activations, *, l1_coefficient=1e-3, seed, n_steps, noise=0.0, clip=None, **how):
     """A loop that a reader might write; with slips, for a stack, where `how` names them."""
     optimizer = torch.optim.SGD(sae.parameters(), lr=0.1)
+    if "adam" in how:
+        optimizer = torch.optim.Adam(sae.parameters(), eps=1e-16)
     history = TrainingHistory(n_steps, 10)
     for step, x in enumerate(minibatches(sae, activations, 16, n_steps, seed)):
         loss = sae.loss(x + noise * torch.randn_like(x), l1_coefficient)
@@ -160,6 +162,7 @@ REFUSED = {
 MIXING = {
     "gradient clipping over all": (ANOTHER, {"clip": 1e-3}),
     "the mean of the totals": (ANOTHER, {"mean": True}),
+    "a mean whose size Adam hides": (ANOTHER, {"mean": True, "adam": True}),
     "noise from the global generator": (ANOTHER, {"noise": 0.1}),
     "stopping early": ("does not take a stack of SAEs: Boolean value of Tensor", {"stop": True}),
 }
