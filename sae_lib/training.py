@@ -124,8 +124,10 @@ def fitting(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
 
 def price_schedule(l1_coefficient: float, l1_start: float | None, n_steps: int) -> list[float]:
     """λ at every step: constant, or falling from l1_start over the first 60 % of the steps."""
-    if not 0 <= l1_coefficient < math.inf:
-        raise ValueError(f"l1_coefficient must be finite and not negative; {l1_coefficient} came.")
+    if np.ndim(l1_coefficient) or not 0 <= l1_coefficient < math.inf:
+        raise ValueError(
+            f"l1_coefficient must be one finite number from 0 up; {l1_coefficient} came."
+        )
     if l1_start is None:
         return [l1_coefficient] * n_steps
     if not (0 < l1_start < math.inf and l1_coefficient > 0):

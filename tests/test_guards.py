@@ -21,8 +21,8 @@ def train(x, **price):
     return train_sae(SparseAutoencoder(5, 20), x, n_steps=2, **price)
 
 
-def train_one(x):
-    return train_saes([SparseAutoencoder(5, 20)], x, seeds=[0], n_steps=2)
+def train_one(x, **price):
+    return train_saes([SparseAutoencoder(5, 20)], x, seeds=[0], n_steps=2, **price)
 
 
 DOORS = {
@@ -55,7 +55,7 @@ def test_each_door_refuses_bad_values_in_one_sentence(door, value, error, words)
     assert sentence.startswith(name) and sentence.endswith(".") and "\n" not in sentence
 
 
-PRICE = "l1_coefficient must be finite and not negative"
+PRICE = "l1_coefficient must be one finite number from 0 up"
 FALLS = "A price that falls needs a finite l1_start and l1_coefficient above 0"
 
 
@@ -70,6 +70,8 @@ FALLS = "A price that falls needs a finite l1_start and l1_coefficient above 0"
         (lambda: train(X, l1_coefficient=-1e-9), ValueError, f"{PRICE}; -1"),
         (lambda: train(X, l1_coefficient=math.nan), ValueError, f"{PRICE}; nan"),
         (lambda: train(X, l1_coefficient=math.inf), ValueError, f"{PRICE}; inf"),
+        (lambda: train(X, l1_coefficient=[0.1, 0.2]), ValueError, rf"{PRICE}; \[0.1, 0.2\]"),
+        (lambda: train_one(X, l1_coefficient=torch.ones(2)), ValueError, PRICE),
         (lambda: train(X, l1_start=math.inf), ValueError, FALLS),
         (lambda: train(X, l1_start=0.0), ValueError, FALLS),
         (lambda: train(X, l1_start=0.1, l1_coefficient=0), ValueError, FALLS),
