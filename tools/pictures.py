@@ -189,6 +189,7 @@ def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                 ax.plot(shown["step"] + 1, shown[curve], dash, color=colour)
             ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, markersize=5)
             ax.set(xscale="log", xticks=(1, 1000))
+            ax.xaxis.set_major_formatter("{x:,.0f}")
     axes[0, 0].set(ylabel="error (log)", yscale="log")
     axes[1, 0].set(ylabel="L0 (log)", yscale="log")
     axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
