@@ -67,6 +67,7 @@ def test_a_change_of_the_settings_does_what_the_guide_says(row, capsys, monkeypa
 def test_a_turn_of_the_knobs_prints_what_the_guide_says(capsys):
     # the knobs train an SAE of their own, so that section 5 can be short here
     names = run_until("heatmap", {"N_STEPS": 300})
+    exec(CELLS["knobs-code"].source, names)
     for row in KNOBS:
         exec(set_lines(CELLS["knobs"].source, changes_of(row), end="  #"), names)
         line = capsys.readouterr().out.splitlines()[-1]

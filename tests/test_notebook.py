@@ -234,8 +234,8 @@ def test_a_training_that_was_interrupted_leaves_the_last_whole_run_in_place(less
 
 
 def test_the_verdict_measures_the_norms_and_is_not_moved_by_edited_yardsticks(lesson):
-    edits = {"cosine": ("@ normalize(b, dim=1).T", "@ normalize(b, dim=1).T * 0 + 1")}
-    names = run_cells("cosine", "matching", names=dict(lesson), edits=edits)
+    edits = {"matching": ("@ normalize(b, dim=1).T", "@ normalize(b, dim=1).T * 0 + 1")}
+    names = run_cells("matching", names=dict(lesson), edits=edits)
     with torch.no_grad():
         names["sae"].W_dec[:] *= 2
     run_cells("verdict", names=names)
@@ -252,7 +252,7 @@ def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
     }
     names = lesson | {"seen": set(), "train_toy_models": lambda models, **settings: None}
     names |= {name: names[name] | {"n_steps": 3} for name in ("TRAINING", "FALLING_PRICE")}
-    run_cells("sae-class", "loss", "train-sae", names=names, edits=edits)
+    run_cells("sae-class", "loss", "train-sae", "knobs-code", names=names, edits=edits)
     for cell_id in ("run-training", "switch", "knobs", "b1", "b2", "b4", "topk", "b5"):
         names["seen"].clear()
         source = re.sub(r"(my_steps = |n_steps\W+)[\d_]+", r"\g<1>3", CELLS[cell_id].source)
