@@ -100,12 +100,14 @@ def store(line: dict) -> None:
     """Add a line to the file, one process at a time."""
     part = line["recipe"], line["d_sae"], line["first_seed"], line["seeds"]
     lock = FILE.with_name("seeds.json.begun")
-    while True:
+    for _ in range(600):
         try:
             lock.touch(exist_ok=False)
             break
         except FileExistsError:
             time.sleep(0.1)
+    else:
+        raise TimeoutError(f"{lock.name} is a minute old; if no other run writes, remove it")
     try:
         lines = stored() | {part: line}
         rows = ",\n".join(json.dumps(lines[part]) for part in PARTS if part in lines)
