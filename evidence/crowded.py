@@ -98,3 +98,20 @@ def crowded_map() -> Iterator[dict]:
                 row["true l0"] = float((features > 0.01).sum(dim=1).float().mean())
                 row["agreement, common latents"] = agreement_of_common(saes[m], x)
                 yield row | more.get(m, {})
+
+
+@torch.no_grad()
+def error_and_activity(
+    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
+) -> dict:
+    """The two terms that a price weighs against each other, λ left out."""
+    _, error, activity = sae.loss(x, 1.0)
+    return {"error": float(error), "activity": float(activity)}
+
+
+def cost() -> Iterator[dict]:
+    """15 in 5 as in map: what the code of a low price costs at a high one, and the reverse."""
+    models = base_models(15, 5, 0.95)
+    for l1 in (0.001, 0.2):
+        saes = trained(models, 40, l1=l1, **CROWDED)
+        yield from scores(models, saes, error_and_activity, l1=l1)

@@ -108,11 +108,13 @@ def switch() -> str:
     names = {
         "off": "3,000 batches at λ = 0",
         "off, off": "then 3,000 more at λ = 0",
-        "on": "λ = 0, then λ = 0.01",
-        "off again": "λ = 0, then λ = 0.01, then λ = 0 again",
+        "on": "or then 3,000 at λ = 0.01",
+        "off again": "and then 3,000 at λ = 0 again",
     }
+    for group in data.values():
+        group["worst"] = np.array([group["fvu"].max()])
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
-    columns |= {"L0": ("l0", ".1f"), "unexplained": ("fvu", ".0e")}
+    columns |= {"L0": ("l0", ".1f"), "unexplained (FVU), at most": ("worst", ".0e")}
     batches = data["on"]["all found from batch"]
     then = f"All ten are found from batch {np.median(batches):,.0f} (median) and "
     then += f"{batches.max():,} (latest) on, counted from the switch."
@@ -122,6 +124,7 @@ def switch() -> str:
 
 def splice() -> str:
     groups = {what: group for (what,), group in pooled("splice").items()}
+    groups["frozen random decoder"] = groups.pop("frozen decoder")
     columns = {"found of 10": ("recovered", ".1f"), "unexplained": ("fvu", ".1%")}
     columns |= {"the model's loss recovered": ("loss recovered", ".1%")}
     columns |= {"outputs moved by a latent": ("outputs moved", ".2f")}
@@ -166,7 +169,7 @@ def reading() -> str:
     header, *lines = by_case("reading", "f1", ".2f", "F1")
     lines = [line for line in lines if line[0] != "one layer, on or off"]  # as the strength is
     lines[0][0] = "one layer, told the truth"
-    what = "Mean F1 of which features are on; one SAE on each of 3 base models, best thresholds"
+    what = "Mean F1 of which features are on; one SAE on each of 3 base models, best threshold each"
     return markdown(header, lines) + "\n\n" + made_by("reading", what)
 
 
@@ -182,7 +185,7 @@ def phase() -> str:
             shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
             alt += f" {method}, {d} dimensions: {listed(shares)}."
     fig = plot_phase(curves).figure
-    what = "4 SAE seeds (2 at k = 1) × 3 base models a mark"
+    what = "4 SAE seeds (2 at k = 1) × 3 base models for each point"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
 
 
@@ -213,6 +216,22 @@ def crowded_map() -> str:
     columns |= {"unexplained (FVU)": ("fvu", ".1%"), f"L0 (true: {true_l0})": ("l0", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
     return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), MAP])
+
+
+def cost() -> str:
+    groups = {l1: group for (l1,), group in pooled("cost").items()}
+    mean_of = {l1: [g["error"].mean(), g["activity"].mean()] for l1, g in groups.items()}
+    header = ["15 in 5", "found", "error", "activity", *(f"cost at λ = {l1:g}" for l1 in groups)]
+    lines = [
+        [f"trained at λ = {l1:g}", mean(groups[l1]["recovered"], ".1f"), f"{e:.3f}", f"{a:.2f}"]
+        + [f"{e + price * a:.4f}" for price in groups]
+        for l1, (e, a) in mean_of.items()
+    ]
+    (error, activity), (other_error, other_activity) = mean_of.values()
+    even = (other_error - error) / (activity - other_activity)
+    then = f"Both cost the same at λ = {even:.2f}. Below it the exact code is cheaper, above it "
+    then += "the features. (Activity: the sum of an input's latents. Cost: error + λ · activity.)"
+    return "\n\n".join([markdown(header, lines), then, made_by("cost")])
 
 
 @plots.styled
@@ -296,7 +315,7 @@ def l0_too_low() -> str:
 PAGES: dict[str, Callable[[], str]] = {"map": crowded_map} | {
     page.__name__: page
     for page in (
-        *(switch, splice, width, baselines, phase, agreement, reading),
+        *(switch, splice, width, baselines, phase, cost, agreement, reading),
         *(absorption, matryoshka, rare, l0_too_low),
     )
 }

@@ -20,9 +20,9 @@ EXPERIMENTS = {"map": crowded.crowded_map} | {
     experiment.__name__: experiment
     for experiment in (
         *(easy.switch, easy.splice, easy.widths, easy.start, easy.linear),
-        *(baselines.baselines, baselines.reading, crowded.phase, failures.implied),
-        *(failures.absorption, failures.joint, failures.matryoshka, failures.rare),
-        failures.l0_too_low,
+        *(baselines.baselines, baselines.reading, crowded.phase, crowded.cost),
+        *(failures.implied, failures.absorption, failures.joint, failures.matryoshka),
+        *(failures.rare, failures.l0_too_low),
     )
 }
 

@@ -28,6 +28,7 @@ KEYS = {
     "matryoshka": ("kind",),
     "rare": ("exponent", "n_steps"),
     "l0_too_low": ("k",),
+    "cost": ("l1",),
 }
 
 

@@ -152,8 +152,8 @@ def plot_chance(chance, cosines) -> Axes:
     worst_of_chance, worst = np.nanmin(chance, axis=1), np.nanmin(cosines)
     mean_of_chance = np.nanmean(chance, axis=1)
     look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white"}
-    ax.hist(worst_of_chance, color=GREY, label="random: the worst of each", **look)
     ax.hist(mean_of_chance, color=PALE, hatch="//", label="random: the mean of each", **look)
+    ax.hist(worst_of_chance, color=GREY, label="random: the worst of each", **look)
     ax.axvline(worst, color=ORANGE, linewidth=3, label="the SAE: the worst")
     ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
     ax.legend(loc="upper left")
