@@ -116,8 +116,8 @@ def switch() -> str:
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
     columns |= {"L0": ("l0", ".1f"), "unexplained (FVU), at most": ("worst", ".0e")}
     batches = data["on"]["all found from batch"]
-    then = f"All ten are found from batch {np.median(batches):,.0f} (median) and "
-    then += f"{batches.max():,} (latest) on, counted from the switch."
+    then = f"In these longer runs all ten are found from batch {np.median(batches):,.0f} (median) "
+    then += f"and {batches.max():,} (latest) on, counted from the switch."
     table = summary({names[phase]: group for phase, group in data.items()}, columns)
     return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 base models")])
 

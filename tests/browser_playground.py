@@ -11,9 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import Page, sync_playwright
 
-PAGE = Path(__file__).parent.parent / "docs" / "playground.html"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "playground.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
 
@@ -89,6 +91,20 @@ def other_controls(page: Page) -> None:
     says(page, "Price 0.01: .* 4 of 4 features are found")
 
 
+def in_the_notebook(page: Page) -> None:
+    """Its frame takes the height that it needs, and hands the wheel on to the page around it."""
+    cells = nbformat.read(ROOT / "sparse_autoencoders.ipynb", as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.id == "playground")
+    page.set_content(cell.outputs[0].data["text/html"])
+    page.evaluate("window.turns = 0; document.addEventListener('wheel', () => turns++)")
+    page.mouse.move(300, 300)
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("turns > 0")
+    hidden = "(body) => body.scrollHeight - window.innerHeight"
+    assert page.frames[1].locator("body").evaluate(hidden) <= 0, "a part of it cannot be seen"
+    page.frame_locator("iframe").get_by_role("status").wait_for()
+
+
 def main() -> None:
     pictures = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -116,6 +132,7 @@ def main() -> None:
             assert not errors, errors
             print(f"{name}: {page.get_by_role('status').inner_text()}")
             page.close()
+        in_the_notebook(browser.new_page())
         browser.close()
 
 

@@ -42,7 +42,7 @@ from tools.run_lesson import OnePython  # noqa: E402
 NOTEBOOK = ROOT / "sparse_autoencoders.ipynb"
 SHOWN = re.compile(r"(?m)^# from (sae_lib/\S+\.py): (.+)$")
 DRAWN = re.compile(r"(?m)^<!-- (figure|evidence): (\S+) -->$")
-LIBRARY_LINE = re.compile(r'^LIBRARY = ".*"', re.MULTILINE)
+LIBRARY = re.compile(r'^LIBRARY = \((\n    ".*")+\n\)', re.MULTILINE)
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n\n")
 
 
@@ -101,14 +101,16 @@ def needed_library(notebook: nbformat.NotebookNode) -> dict:
 
 
 def pack(library: dict) -> str:
-    """The library as one line of text."""
-    return base64.b85encode(lzma.compress(json.dumps(library).encode(), preset=9)).decode()
+    """The statement that holds the library: VS Code wraps lines of 10,000 into a wall of text."""
+    text = base64.b85encode(lzma.compress(json.dumps(library).encode(), preset=9)).decode()
+    lines = [f'    "{text[i : i + 8_000]}"' for i in range(0, len(text), 8_000)]
+    return "\n".join(["LIBRARY = (", *lines, ")"])
 
 
 def unpack(source: str) -> dict:
     """The library inside the source of the embedding cell."""
-    line = LIBRARY_LINE.search(source).group()
-    return json.loads(lzma.decompress(base64.b85decode(line.split('"')[1])))
+    text = "".join(re.findall('"(.*)"', LIBRARY.search(source).group()))
+    return json.loads(lzma.decompress(base64.b85decode(text)))
 
 
 def write_library_in(notebook: nbformat.NotebookNode) -> None:
@@ -118,9 +120,9 @@ def write_library_in(notebook: nbformat.NotebookNode) -> None:
             if found := mark.search(cell.source):
                 cell.source = cell.source[: found.end()] + gap + generated(*found.groups())
     for cell in notebook.cells:
-        if LIBRARY_LINE.search(cell.source):
-            start, end = LIBRARY_LINE.search(cell.source).span()
-            packed = f'LIBRARY = "{pack(needed_library(notebook))}"'
+        if LIBRARY.search(cell.source):
+            start, end = LIBRARY.search(cell.source).span()
+            packed = pack(needed_library(notebook))
             cell.source = cell.source[:start] + packed + cell.source[end:]
     title = notebook.cells[0]
     title.source = badge() + BADGE.sub("", title.source)

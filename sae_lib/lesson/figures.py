@@ -46,7 +46,8 @@ def show(fig: Figure | Axes, what: str) -> None:
 def show_playground() -> None:
     """Display the page that trains an SAE, in a frame of its own, so that its style stays there.
 
-    It takes the height that it needs, and 760 px where it may not be asked for that.
+    It takes the height that it needs, and 760 px where it may not be asked for that. It hands the
+    wheel on, as VS Code, which scrolls by itself, does not hear of it in a frame.
     Where scripts may not run, the frame is removed. nbconvert's sanitiser turns it into text
     instead: the classes, known to its pages, hide that, and the style, which the sanitiser
     takes away, shows the frame everywhere else.
@@ -55,7 +56,9 @@ def show_playground() -> None:
     frame = (
         '<iframe title="Playground: train a sparse autoencoder in this page" '
         'style="width:100%;height:760px;border:0" '
-        "onload=\"this.style.height = this.contentDocument.body.scrollHeight + 16 + 'px'\" "
+        "onload=\"this.style.height = this.contentDocument.body.scrollHeight + 16 + 'px'; "
+        "this.contentWindow.addEventListener('wheel', "
+        "e => this.dispatchEvent(new WheelEvent('wheel', e)), {passive: true})\" "
         f'srcdoc="{page}"></iframe>'
     )
     shown = f'<div class="lm-Widget lm-mod-hidden" style="display:block!important">{frame}</div>'
