@@ -56,8 +56,8 @@ def show_playground() -> None:
     frame = (
         '<iframe title="Playground: train a sparse autoencoder in this page" '
         'style="width:100%;height:760px;border:0" '
-        "onload=\"this.style.height = this.contentDocument.body.scrollHeight + 16 + 'px'; "
-        "this.contentWindow.addEventListener('wheel', "
+        'onload="const page = this.contentDocument; if (!page) return; '
+        "this.style.height = page.body.scrollHeight + 16 + 'px'; page.addEventListener('wheel', "
         "e => this.dispatchEvent(new WheelEvent('wheel', e)), {passive: true})\" "
         f'srcdoc="{page}"></iframe>'
     )
