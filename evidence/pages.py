@@ -229,8 +229,8 @@ def cost() -> str:
     ]
     (error, activity), (other_error, other_activity) = mean_of.values()
     even = (other_error - error) / (activity - other_activity)
-    then = f"Both cost the same at λ = {even:.2f}. Below it the exact code is cheaper, above it "
-    then += "the features. (Activity: the sum of an input's latents. Cost: error + λ · activity.)"
+    then = f"The two codes cost the same at λ = {even:.2f}: below it the exact one is cheaper, "
+    then += "above it the other. (Activity: the sum of the latents. Cost: error + λ · activity.)"
     return "\n\n".join([markdown(header, lines), then, made_by("cost")])
 
 
