@@ -100,7 +100,6 @@ def crowded_map() -> Iterator[dict]:
                 yield row | more.get(m, {})
 
 
-@torch.no_grad()
 def error_and_activity(
     sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
 ) -> dict:

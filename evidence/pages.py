@@ -137,7 +137,7 @@ def width() -> str:
         group["runs"] = np.ones_like(group["recovered"])
     columns = {"found of 10": ("recovered", ".1f"), "all ten": ("complete",), "runs": ("runs",)}
     columns |= {"always-on latents": ("always on", ".1f"), "twins (spare copies)": ("twins", ".1f")}
-    what = "Means, 3 base models, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
+    what = "Means. 3 base models, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
     return summary(groups, columns, "latents") + "\n\n" + made_by("widths", what)
 
 

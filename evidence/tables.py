@@ -20,6 +20,7 @@ KEYS = {
     "switch": ("phase", "l1"),
     "phase": ("d", "n_features", "l1", "k"),
     "map": ("n_features", "l1", "k"),
+    "cost": ("l1",),
     "baselines": ("case", "method"),
     "reading": ("case", "method"),
     "implied": ("setting",),
@@ -28,7 +29,6 @@ KEYS = {
     "matryoshka": ("kind",),
     "rare": ("exponent", "n_steps"),
     "l0_too_low": ("k",),
-    "cost": ("l1",),
 }
 
 
