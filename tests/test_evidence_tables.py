@@ -47,6 +47,17 @@ def test_a_page_names_the_command_that_made_it_and_holds_no_empty_number(page):
     assert set(command[1].split()) <= set(NAMES) and "nan" not in re.sub(r"base64,\S+", "", text)
 
 
+def test_the_costs_follow_from_error_and_activity_and_are_even_where_the_page_says():
+    text = PAGES["cost"]()
+    (even,) = map(float, re.findall(r"the same at λ = ([\d.]+):", text))
+    at_even = []
+    for line in text.splitlines()[2:4]:
+        error, activity, *costs = map(float, line.strip("| ").split(" | ")[2:])
+        assert costs == pytest.approx([error + l1 * activity for l1 in (0.001, 0.2)], abs=2e-3)
+        at_even.append(error + even * activity)
+    assert at_even[0] == pytest.approx(at_even[1], abs=3e-3)
+
+
 def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
     def tiny():
         """What it is about."""

@@ -263,6 +263,22 @@ def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):
         assert names["seen"] == ({"class", "loss", "loop"} if cell_id != "topk" else set()), cell_id
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("my_width = 0", "D_SAE must lie between 1"),
+        ("my_lambda = -1", "L1_COEFFICIENT must lie between 0"),
+        ('my_geometry = "30 in 5"', "'15 in 5' or '20 in 5', not '30 in 5'"),
+    ],
+)
+def test_a_knob_that_cannot_work_is_refused_in_a_sentence(lesson, line, words):
+    source = CELLS["knobs"].source
+    (old,) = re.findall(rf"(?m)^{line.split()[0]} = .*$", source)
+    names = run_cells("knobs-code", names=dict(lesson))
+    with pytest.raises(ValueError, match=words):
+        run_cells("knobs", names=names, edits={"knobs": (old, line)})
+
+
 def in_a_folder(folder: Path) -> str:
     """What the library cell prints when the kernel runs in that folder, and where it went."""
     code = CELLS["library"].source + "\nimport sae_lib\nprint(sae_lib.__file__)"

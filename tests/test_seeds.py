@@ -91,7 +91,7 @@ def switch(n: dict) -> dict:
         "sec5-end: most of them within a few hundred batches": (soon, soon > 5),
         "sec5-end: near a hundredth of a per cent": (priced, 3e-5 < priced < 3e-4),
         "switch-end: cosines of about 0.83": (cosine, 0.7 < cosine < 0.93),
-        "sec7: off by some 25 to 40 degrees": (degrees, 23 < degrees < 42),
+        "sec7: off by some 25 to 40 degrees": (degrees, 23 < degrees < 40),
     }
 
 
