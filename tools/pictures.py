@@ -1,4 +1,4 @@
-"""The pictures in the lesson's text. None trains: what takes a training is drawn from stored numbers.
+"""The pictures in the lesson's text. None trains: where it takes one, the numbers are stored.
 
     python -m tools.pictures    train again, and write the numbers to tools/pictures.json
 
@@ -60,33 +60,34 @@ def _bare(ax: Axes, x: tuple, y: tuple, **more) -> None:
 
 @styled
 def draw_sae() -> Figure:
-    """Diagram: 5 activations, 20 latents of which two fire; their two arrows add up to x̂, near x."""
-    fig, ax = plt.subplots(figsize=(6.5, 3.7))
-    on = {5: (FEATURES[1], (0.62, 1.25)), 13: (FEATURES[2], (1.15, -0.25))}
+    """Diagram: 5 activations, 20 latents of which two fire; their arrows add up to x̂, near x."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.4))
+    on = {14: (FEATURES[1], (0.55, 1.3)), 4: (FEATURES[2], (1.2, -0.2))}
     for i in range(5):
-        ax.plot(0, (2 - i) * 0.55, "o", ms=13, color=BLUE)
+        ax.plot(0, (2 - i) * 0.5, "o", ms=12, color=BLUE)
     for i in range(20):
-        colour = on[i][0] if i in on else "white"
-        ax.plot(2.9, (9.5 - i) * 0.19, "o", ms=8, mfc=colour, mec=on[i][0] if i in on else LINE)
+        edge = on[i][0] if i in on else LINE
+        ax.plot(2.8, (9.5 - i) * 0.19, "o", ms=6.5, mfc=edge if i in on else "white", mec=edge)
     arrow(ax, (0.35, 0), (2.5, 0), INK, 2)
     ax.text(1.42, 0.14, "W_enc, b_enc\nthen ReLU", ha="center", va="bottom", color=SOFT)
-    start = np.array([4.6, -0.75])
+    origin = end = np.array([4.5, -0.75])
     for i, (colour, step) in on.items():
-        ax.plot([2.98, start[0]], [(9.5 - i) * 0.19, start[1]], color=colour, lw=1, ls=":")
-        arrow(ax, start, start + step, colour)
-        start = start + step
-    x, x_hat = start + (0.28, 0.16), start
-    ax.plot(*np.transpose([x, x_hat]), color=INK, lw=1.2, ls=(0, (2, 2)))
+        ax.plot([2.9, end[0]], [(9.5 - i) * 0.19, end[1]], color=colour, lw=1, ls=":")
+        arrow(ax, end, end + step, colour)
+        end = end + step
+    x = end + np.array([0.36, 0.3])
+    ax.plot(*np.transpose([x, end]), color=INK, lw=1.4, ls=(0, (2, 1.5)))
+    ax.plot(*origin, "o", ms=6, color=GREY)
+    ax.plot(*end, "o", ms=9, mfc="white", mec=BLUE, mew=2)
     ax.plot(*x, "o", ms=9, color=BLUE)
-    ax.plot(*x_hat, "o", ms=9, mfc="white", mec=BLUE, mew=2)
-    ax.plot(4.6, -0.75, "o", ms=6, color=GREY)
-    ax.text(x[0] + 0.12, x[1] + 0.06, "x", va="center")
-    ax.text(x_hat[0] + 0.02, x_hat[1] - 0.2, "x̂", ha="center", va="top")
-    ax.text(x[0] - 0.1, x[1] + 0.25, "‖x − x̂‖²", ha="center", weight="bold")
-    ax.text(3.25, 1.9, "λ‖h‖₁", va="center", weight="bold")
-    for at, text in ((0, "x\n5 activations"), (2.9, "h\n20 latents"), (5.5, "x̂ = h W_dec + b_dec")):
-        ax.text(at, -2.05, text, ha="center", va="top")
-    _bare(ax, (-0.9, 7.2), (-2.75, 2.1))
+    ax.text(end[0], end[1] - 0.2, "x̂", ha="center", va="top")
+    ax.text(x[0], x[1] + 0.16, "x", ha="center")
+    ax.text(end[0] + 0.42, end[1] + 0.02, "‖x − x̂‖²", weight="bold", va="center")
+    ax.text(origin[0], origin[1] - 0.2, "b_dec", ha="center", va="top", color=SOFT)
+    ax.text(3.1, 1.8, "λ‖h‖₁", va="center", weight="bold")
+    for at, text in ((0, "x\n5 activations"), (2.8, "h\n20 latents"), (5.6, "x̂ = h W_dec + b_dec")):
+        ax.text(at, -2.0, text, ha="center", va="top")
+    _bare(ax, (-0.95, 8.0), (-2.7, 2.0))
     return fig
 
 
@@ -103,7 +104,7 @@ def draw_packing() -> Figure:
         left.text(*1.2 * direction, f"f{i}", ha="center", va="center")
         left.plot(*np.transpose([x, values[i] * direction]), ":", color=GREY, lw=1.2 * (i < 2))
         right.barh(i, values[i], color=colour, height=0.5)
-        right.plot([0, 0], [i - 0.25, i + 0.25], color=colour, lw=4)
+        right.plot([0, 0], [i - 0.25, i + 0.25], color=colour, lw=3, solid_capstyle="butt")
         right.text(-0.08, i, f"latent {i} reads f{i}", ha="right", va="center")
         right.text(values[i] + 0.06, i, f"{values[i]:g}", va="center", color=SOFT)
     arrow(left, (0, 0), x, INK, 2)
@@ -159,27 +160,28 @@ def draw_leak() -> tuple[Figure, str]:
     left.text(1.04, 0, "the latent's\nown feature", va="center")
     left.text(tip[0] + 0.05, tip[1], "a neighbour", va="center")
     left.text(cosine / 2, -0.07, down(cosine), ha="center", va="top", weight="bold")
-    _bare(left, (-0.1, 1.75), (-0.2, 1.15))
+    _bare(left, (-0.06, 1.7), (-0.2, 1.05), anchor="NW")
+    left.set_title("Two of 15 features\nin five neurons")
     for row, (name, value) in enumerate(reads.items()):
         colour = near if name == "a neighbour" else own
         right.barh(row, max(value, 0), color=colour, height=0.5)
         right.text(-0.05, row, name, ha="right", va="center")
-        text = f"{value:.2f}".removesuffix(".00") if value >= 0 else "0, thanks to the ReLU"
+        text = "0, cut off by the ReLU" if value < 0 else down(value).removesuffix(".00")
         right.text(max(value, 0) + 0.04, row, text, va="center", color=SOFT)
     right.plot([0, 0], [-0.4, 3.4], color=LINE, lw=1)
     right.set(xlim=(-1.0, 1.25), ylim=(3.6, -0.6))
     right.axis("off")
-    right.set_title("What the latent reads of it", x=0)
-    said = "; ".join(f"{name}: {max(value, 0):.2f}" for name, value in reads.items())
+    right.set_title("What the latent reads\nof one feature at a time", x=0)
+    said = "; ".join(f"{name}: {down(max(value, 0))}" for name, value in reads.items())
     return fig, f"{draw_leak.__doc__} {said}."
 
 
 @styled
 def draw_film() -> tuple[Figure, str]:
-    """Four features in two neurons, and the eight latents of one SAE, at four moments of training."""
+    """Four features in two neurons, and eight latents of an SAE at four moments of training."""
     stored = _stored("film")
     truth, dots = np.array(stored["truth"]), np.array(stored["dots"])
-    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.5))
+    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4))
     said = []
     for ax, frame in zip(axes, stored["frames"], strict=True):
         W_dec = np.array(frame["W_dec"])
@@ -187,7 +189,7 @@ def draw_film() -> tuple[Figure, str]:
         found = match_features(torch.tensor(cosines)).cosine >= IN_THE_PLANE
         ax.scatter(*dots.T, s=3, color="#8d97a0", alpha=0.5, linewidths=0)
         for direction, colour in zip(truth, FEATURES, strict=True):
-            band = {"color": colour, "lw": 8, "alpha": 0.22, "solid_capstyle": "round"}
+            band = {"color": colour, "lw": 8, "alpha": 0.25, "solid_capstyle": "round"}
             ax.plot(*np.transpose([0 * direction, 1.1 * direction]), **band)
         for row, alive, to in zip(W_dec, frame["alive"], cosines, strict=True):
             hit = to.max() >= IN_THE_PLANE
@@ -200,8 +202,10 @@ def draw_film() -> tuple[Figure, str]:
             ax.plot(-1.05 + 0.28 * j, -1.62, "o", ms=8, mec=colour, mfc=face, mew=1.5)
         ax.text(0.12, -1.62, f"{found.sum()} of 4", va="center_baseline")
         _bare(ax, (-1.25, 1.25), (-1.8, 1.2))
-        ax.set_title(frame["name"], fontweight="normal")
-        said.append(f"{' '.join(frame['name'].split())}: {found.sum()} of 4 found")
+        first, second = frame["name"].split("\n")
+        ax.set_title(f"{first}\n")
+        ax.text(0, 1.03, second, transform=ax.transAxes, color=SOFT)
+        said.append(f"{first}, {second}: {found.sum()} of 4 found")
     return fig, f"{draw_film.__doc__} {'; '.join(said)}."
 
 
@@ -337,17 +341,17 @@ def film() -> dict:
     """
     truth, x = _trained(4, 2)
     sae = SparseAutoencoder(2, 8, seed=1)
-    frames = [_still("start", sae, x)]
+    frames = [_still("at the start\n8 latents", sae, x)]
     train_sae(sae, x, l1_coefficient=0.0, n_steps=1_000, seed=1)
-    frames.append(_still("price off:\nno error", sae, x))
+    frames.append(_still("price off\nno error left", sae, x))
     history = train_sae(sae, x, l1_coefficient=0.02, n_steps=1_000, seed=1, n_logged=1_000)
     found = [recovered(W_dec, truth, IN_THE_PLANE) for W_dec in history.W_dec]
     half = next(i for i, n in enumerate(found) if n >= 2)
-    last = _still("price on:\nfound", sae, x)
+    last = _still("price on\nfound", sae, x)
     sae.W_dec.data = history.W_dec[half]
-    name = f"price on,\n{history.step[half] + 1} batches"
+    name = f"price on\nfor {history.step[half] + 1} batches"
     frames += [_still(name, sae, x), last]
-    return {"truth": truth, "dots": x[:500], "frames": frames}
+    return {"truth": truth, "dots": x[x.norm(dim=1) > 0.05][:400], "frames": frames}
 
 
 def first_minute() -> dict:
@@ -362,7 +366,7 @@ def first_minute() -> dict:
 
 
 def leak() -> float:
-    """The largest cosine between two of 15 features in five neurons, on in every twentieth input."""
+    """The largest cosine between two of 15 features in five neurons, each rarely on."""
     truth, _ = _trained(15, 5, 0.95)
     return (cosine_similarity_matrix(truth, truth) - torch.eye(15)).max().item()
 
