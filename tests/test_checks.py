@@ -106,6 +106,7 @@ def test_what_is_made_does_not_depend_on_torchs_default_type_or_device(dtype, tm
         sae, other = SparseAutoencoder(5, 20), ToyModel()
         assert torch.equal(sae.W_dec, expected.W_dec) and sae.b_dec.dtype == torch.float32
         assert torch.equal(other.sample_features(9), features) and torch.equal(other.W, toy.W)
+        torch.set_default_device(None)  # a training's own steps are PyTorch's
         train_sae(sae, X, n_steps=2)
         train_toy_model(other, n_steps=2)
         save_sae(sae, tmp_path / "sae")
