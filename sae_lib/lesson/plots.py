@@ -23,31 +23,14 @@ FEATURES = ("#312a7d", "#c0400f", "#1f9e89", "#f2b233")
 # Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
 DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
-STYLE = {
-    "figure.dpi": 100,
-    "figure.constrained_layout.use": True,
-    "font.size": 12,
-    "text.color": INK,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-    "lines.linewidth": 2.2,
-    "legend.fontsize": 12,
-    "legend.facecolor": "white",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 1,
-    "legend.borderpad": 0.1,
-}
+STYLE = dict.fromkeys(["font.size", "legend.fontsize", "axes.titlesize", "figure.titlesize"], 12)
+STYLE |= dict.fromkeys(["axes.titleweight", "figure.titleweight"], "bold")
+STYLE |= dict.fromkeys(["axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], SOFT)
+STYLE |= dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color"], LINE)
+STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right"], False)
+STYLE |= {"text.color": INK, "axes.titlelocation": "left", "lines.linewidth": 2.2}
+STYLE |= {"legend.edgecolor": "none", "legend.framealpha": 1, "legend.borderpad": 0.1}
+STYLE |= {"figure.dpi": 100, "figure.constrained_layout.use": True}
 MARK = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}  # a moment worth a line
 AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
 MOST = 100  # rows, and columns, that a heatmap shows; of more the first
@@ -173,35 +156,33 @@ def plot_gram(W) -> Figure:
 
 @styled
 def plot_chance(chance, cosine, found: int | None = None) -> Figure:
-    """The verdict: how many are found, and the worst cosine beside that of random dictionaries.
+    """The worst matched cosine beside those of random dictionaries, whose means are pale.
 
     chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
-    found: what to write large; without it only the histograms are drawn.
+    found: a count to write large above it, which makes the figure a verdict.
     """
     chance, cosine = np.asarray(chance), np.asarray(cosine)
     worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
-    luckiest, alone = worst_of_chance.max(), np.isnan(cosine).sum()
-    limit = np.ceil(100 * luckiest - 1e-9) / 100  # up, as it bounds from above
-    worst = "none" if alone else down(np.min(cosine), 3)
+    limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
+    alone = np.isnan(cosine).any()
     fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
-    said.axis("off")
-    texts = [(0.44, worst, ORANGE, 20, "the worst cosine")]
-    texts += [(0.12, f"{limit:.2f}", GREY, 20, f"the luckiest of {len(chance)}\nby chance")]
+    texts = [("none" if alone else down(cosine.min(), 3), ORANGE, 20, "the worst cosine")]
+    texts += [(f"{limit:.2f}", GREY, 20, f"the luckiest of {len(chance)}\nby chance")]
     if found is not None:
-        texts += [(0.78, f"{found} of {len(cosine)}", INK, 34, "found")]
-    for y, text, colour, size, what in texts:
+        texts.insert(0, (f"{found} of {len(cosine)}", INK, 34, "found"))
+    for y, (text, colour, size, what) in zip((0.12, 0.44, 0.78), reversed(texts), strict=False):
         said.text(0, y, text, color=colour, size=size, weight="bold")
         said.text(0.01, y - 0.03, what, color=SOFT, va="top")
+    said.axis("off")
     look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
-    highest = 0
-    for values, colour, name, side in (
-        (worst_of_chance, GREY, "worst", "right"),
-        (mean_of_chance, PALE, "mean", "left"),
-    ):
-        highest = max(highest, *ax.hist(values, color=colour, **look)[0])
-        ax.annotate(name, (np.median(values), 0.93), **AT_BATCH, ha=side, color=SOFT)
+    highest = max(
+        ax.hist(worst_of_chance, color=GREY, **look)[0].max(),
+        ax.hist(mean_of_chance, color=PALE, **look)[0].max(),
+    )
+    ax.annotate("worst", (np.median(worst_of_chance), 0.93), ha="right", color=SOFT, **AT_BATCH)
+    ax.annotate("mean", (np.median(mean_of_chance), 0.93), ha="left", color=SOFT, **AT_BATCH)
     if not alone:
-        ax.plot([np.min(cosine)] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
+        ax.plot([cosine.min()] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1.2 * highest), xlabel="matched cosine", yticks=())
     ax.spines["left"].set_visible(False)
     ax.set_title(f"{len(chance)} random dictionaries", fontweight="normal", color=SOFT)
@@ -219,11 +200,11 @@ def plot_training(
     error below a hundredth of it counts as gone. oracle_loss, true_l0: what the ground truth
     has. final_l0: over all activations, as the last batch alone is noisy.
     """
-    curves = history.reconstruction, history.sparsity, history.l0, found, history.step
-    error, price, l0, found, step = map(np.array, curves)
+    curves = history.step, history.reconstruction, history.sparsity, history.l0
+    step, error, price, l0 = map(np.array, curves)
     gone = _lasting(error < 0.01 * variance, step)
-    complete = _lasting(found >= n_features, step)
-    loss, sparsity, recovery = panels = [_panel(3.4, top=0.6), _panel(2.3), _panel(2.6, bottom=0.6)]
+    complete = _lasting(np.asarray(found) >= n_features, step)
+    loss, sparsity, recovery = panels = _panel(3.4, top=0.6), _panel(2.3), _panel(2.6, bottom=0.6)
     _over_batches(loss, step, error + price, color=INK, label="total")
     _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
     _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
@@ -236,20 +217,19 @@ def plot_training(
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    title = f"All {n_features} from batch {complete:,} on" if complete else ""
-    title = title or f"{found[-1]} of {n_features} at the end"
-    recovery.set_title(title)
     _count_found(recovery, n_features)
-    for ax in panels:
-        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        for batch in filter(None, (gone, complete)):
-            ax.axvline(batch, **MARK)
-        if ax is not recovery:
-            ax.set_xlabel("")  # one for all three
-            ax.legend(loc="upper left", ncols=2, borderaxespad=0)
+    title = f"{found[-1]} of {n_features} at the end"
+    recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
     for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
+        for ax in panels if batch else ():
+            ax.axvline(batch, **MARK)
         if batch:
             loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+    for ax in panels:
+        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
+        if ax is not recovery:  # the last one's label is for all three
+            ax.set_xlabel("")
+            ax.legend(loc="upper left", ncols=2, borderaxespad=0)
     return tuple(ax.figure for ax in panels)
 
 
@@ -294,28 +274,24 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     """Features side by side, neuron by neuron: a bar for the ground truth, one for the learned.
 
     truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none; the
-    second set is a thin mark. All are drawn up to 12 features, of more the ten worst by the first
-    set; of more than 20 neurons the first 20.
+    second set is pale. All are drawn up to 12 features, of more the ten worst by the first set;
+    of more than 20 neurons the first 20.
     """
-    sets = {name: np.asarray(rows, float) for name, rows in {"true": truth, **learned}.items()}
+    sets = {"ground truth": truth, **learned}
+    sets = {name: np.asarray(rows, float) for name, rows in sets.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
-    (_, true), (name, first), *others = sets.items()
-    cosine = (first * true).sum(axis=1)
-    n = len(cosine)
+    true, first, *_ = sets.values()
+    cosine = (true * first).sum(axis=1)
+    n, neurons = len(true), np.arange(min(true.shape[1], 20))
     shown = range(n) if n <= 12 else np.nan_to_num(cosine, nan=-2).argsort(kind="stable")[:10]
-    rows = -(-len(shown) // 5)
-    neurons = np.arange(min(true.shape[1], 20))
-    size = (6.5, 1 + rows * (0.5 + 0.17 * len(neurons)))
-    look = {"figsize": size, "sharex": True, "sharey": True, "squeeze": False}
-    fig, axes = plt.subplots(rows, min(n, 5), **look)
+    rows, height = -(-len(shown) // 5), 0.7 / len(sets)
+    look = {"figsize": (6.5, 1 + rows * (0.5 + 0.18 * len(neurons))), "squeeze": False}
+    fig, axes = plt.subplots(rows, min(n, 5), sharex=True, sharey=True, **look)
     for ax, j in zip(axes.flat, shown, strict=False):
+        for i, (name, directions) in enumerate(sets.items()):
+            at = neurons + (i + 0.5) * height - 0.35
+            ax.barh(at, directions[j, neurons], height, color=(BLUE, ORANGE, LINE)[i], label=name)
         ax.axvline(0, color=LINE, linewidth=1)
-        ax.barh(neurons - 0.2, true[j, neurons], 0.38, color=BLUE, label="ground truth")
-        ax.barh(neurons + 0.2, first[j, neurons], 0.38, color=ORANGE, label=name)
-        for other, its in others:
-            ax.plot(
-                its[j, neurons], neurons, "o", color=GREY, mfc="white", ms=5, mew=1, label=other
-            )
         score = "none" if np.isnan(cosine[j]) else down(cosine[j], 3).replace("0.", ".")
         ax.set_title(f"f{j}: {score}", fontweight="normal")
         ax.spines[:].set_visible(False)
@@ -325,13 +301,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     for ax in axes.flat[len(shown) :]:
         ax.remove()
     fig.supylabel("neuron", fontsize=12, color=SOFT)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    order = sorted(
-        range(len(labels)), key=lambda i: list(("ground truth", *learned)).index(labels[i])
-    )
-    fig.legend(
-        [handles[i] for i in order], [labels[i] for i in order], loc="outside lower left", ncols=3
-    )
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
     alone = np.isnan(cosine).sum()
     end = f"{alone} without a latent" if alone else f"worst cosine {down(cosine.min(), 3)}"
