@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from sae_lib.metrics import fires, match_features
 
 INK, SOFT, LINE = "#1d2125", "#5b6570", "#b9c2ca"  # text, second to it, axes
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#9a4f96", "#6b6b6b"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#005f9e", "#D55E00", "#009E73", "#9a4f96", "#6b6b6b"
 PALE = "#a9cfe8"
 # for features side by side: each a step lighter than the one before, so that they stay four
 # to a colour-blind eye and in grey print
-FEATURES = ("#312a7d", "#c0400f", "#1f9e89", "#f2b233")
+FEATURES = ("#2d2670", "#b8390c", "#26a693", "#f5bd45")
 # Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
 DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
