@@ -26,7 +26,7 @@ def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
     """The same; raise if all rows are equal, so that there is nothing to find."""
     x = _matrix(activations)
     if (x == x[0]).all():
-        raise ValueError("expected activations that vary, got the same in every row")
+        raise ValueError("activations: expected rows that differ, got the same in every row.")
     return x
 
 
@@ -63,7 +63,8 @@ def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int =
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = (x / np.maximum(length, 1e-30))[length[:, 0] > 0.05 * length.mean()]
     if len(x) < n_clusters:
-        raise ValueError(f"expected at least {n_clusters} activations not near 0, got {len(x)}")
+        expected = f"at least {n_clusters} rows that are not near zero"
+        raise ValueError(f"activations: expected {expected}, got {len(x)}.")
     centres = KMeans(n_clusters, n_init=10, random_state=seed).fit(x).cluster_centers_
     return torch.nn.functional.normalize(torch.from_numpy(centres).float(), dim=1)
 

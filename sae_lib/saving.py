@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from sae_lib.checks import finite
-from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 
 SAELENS_VERSION = "6.54.12"  # whose format this is; without a version SAELens assumes an old one
 FILES = CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -42,17 +42,16 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
         config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
-    noise = torch.Generator().manual_seed(0)
-    x = torch.randn(16, d_in, generator=noise, dtype=torch.float32, device="cpu")
+    x = d_in**0.5 * random_directions(16, d_in)
     own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
     pairs = zip(torch.func.functional_call(sae, own, (x,)), sae_of(config, weights)(x), strict=True)
     if not all(torch.allclose(ours, read, rtol=1e-3, atol=1e-3) for ours, read in pairs):
         raise ValueError(
-            "expected ReLU(x W_enc + b_enc), its k strongest, and h W_dec + b_dec, got a "
-            f"{type(sae).__name__} that computes something else, which its weights do not carry"
+            "sae: expected ReLU(x W_enc + b_enc), its k strongest, and h W_dec + b_dec, got a "
+            f"{type(sae).__name__} that computes something else, which its weights do not carry."
         )
     if any((folder / name).exists() for name in FILES) and not overwrite:
-        raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it")
+        raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # after a crash in between, nothing can be loaded
     (folder / WEIGHTS).write_bytes(save(weights))
@@ -79,16 +78,16 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         if weights.startswith(b"version https://git-lfs"):
-            why = f"{WEIGHTS} is a Git LFS pointer; `git lfs pull` fetches the file"
+            why = f"{WEIGHTS} is a Git LFS pointer; `git lfs pull` fetches the file."
         if weights.lstrip().startswith(b"<"):
-            why = f"{WEIGHTS} is a web page"
+            why = f"{WEIGHTS} is a web page."
         raise ValueError(f"{folder} holds no SAE that can be read: {why}") from error
 
 
 def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     """The SAE that a cfg.json and its weights describe; raise if ours cannot be that."""
     if weights.keys() != set(NAMES):
-        raise ValueError(f"expected the tensors {sorted(NAMES)}, got {sorted(weights)}")
+        raise ValueError(f"tensors: expected {sorted(NAMES)}, got {sorted(weights)}.")
     weights = {name: finite(name, w) for name, w in weights.items()}
     d_sae, d_in = finite("W_dec", weights["W_dec"], n_columns=0).shape
     known = {
@@ -103,8 +102,8 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
         known |= {"k": range(1, d_sae + 1), "rescale_acts_by_decoder_norm": (True, False)}
     for name, value in config.items():
         if name not in NO_MATTER and value not in known.get(name, ()):
-            wanted = f"{name} in {known[name]}" if name in known else f"no {name}"
-            raise ValueError(f"expected {wanted}, got {value!r}")
+            expected = f"one of {known[name]}" if name in known else "no such key"
+            raise ValueError(f"{name}: expected {expected}, got {value!r}.")
     if config.get("apply_b_dec_to_input", True):
         weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
     if config.get("rescale_acts_by_decoder_norm", False):
@@ -112,7 +111,7 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
         weights |= {name: weights[name] * norms for name in ("W_enc", "b_enc")}
         weights["W_dec"] = weights["W_dec"] / norms.clamp_min(1e-12)[:, None]
     if is_topk:
-        sae = TopKSparseAutoencoder(d_in, d_sae, k=int(config["k"]))
+        sae = TopKSparseAutoencoder(d_in, d_sae, k=config["k"])
     else:
         sae = SparseAutoencoder(d_in, d_sae)
     weights = {name: finite(f"{name} in float32", w.float()) for name, w in weights.items()}

@@ -99,13 +99,13 @@ def test_activations_may_carry_a_gradient_or_be_of_numpy(baseline):
 
 @pytest.mark.parametrize("baseline", [pca_directions, ica_directions, sparse_coding_of_four])
 def test_activations_that_are_all_the_same_are_refused(baseline):
-    with pytest.raises(ValueError, match="expected activations that vary, got the same"):
+    with pytest.raises(ValueError, match="expected rows that differ, got the same"):
         baseline(torch.ones(6, 5))
 
 
 def test_fewer_activations_than_clusters_are_refused():
     x = torch.cat([torch.eye(3), torch.zeros(9, 3)])
-    with pytest.raises(ValueError, match="expected at least 4 activations not near 0, got 3"):
+    with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
         kmeans_of_four(x)
 
 

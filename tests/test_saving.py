@@ -128,23 +128,32 @@ OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "jumprelu"}, r"architecture in \('standard', 'topk'\), got 'jumprelu'"),
+        (
+            {"architecture": "jumprelu"},
+            "architecture: expected one of .*, got 'jumprelu'",
+        ),
         ({"without": ["architecture"]}, "'architecture'"),
         ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
         ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
-        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input in .*, got 'false'"),
-        ({"d_in": 768}, r"d_in in \(5,\), got 768"),
-        ({"d_sae": 32}, r"d_sae in \(20,\), got 32"),
-        *((TOPK | {"k": k}, rf"k in range\(1, 21\), got {k!r}") for k in (0, 21, "3", None)),
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
+        ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
+        ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
+        *(
+            (TOPK | {"k": k}, rf"k: expected one of range\(1, 21\), got {k!r}")
+            for k in (0, 21, "3", None)
+        ),
         (TOPK | {"without": ["k"]}, "'k'"),
-        ({"k": 3}, "expected no k, got 3"),
-        (OLD, "expected no activation_fn_str, got 'topk'"),
-        ({"hook_name": "blocks.0.attn.hook_z"}, "expected no hook_name, got 'blocks"),
-        ({"weights": {"scaling_factor": torch.ones(20)}}, "got .*scaling_factor"),
-        ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc holds NaN"),
-        ({"weights": {"b_dec": torch.full((5,), 1e39, dtype=torch.double)}}, "b_dec in float32 holds"),
-        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec must hold floats"),
-        ({"weights": {"W_dec": torch.ones(20)}}, "W_dec must have shape"),
+        ({"k": 3}, "k: expected no such key, got 3"),
+        (OLD, "activation_fn_str: expected no such key, got 'topk'"),
+        ({"hook_name": "blocks.0.attn.hook_z"}, "hook_name: expected no such key, got 'blocks"),
+        ({"weights": {"scaling_factor": torch.ones(20)}}, "scaling_factor"),
+        ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
+        (
+            {"weights": {"b_dec": torch.full((5,), 1e39, dtype=torch.double)}},
+            "b_dec in float32: expected finite",
+        ),
+        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec: expected floats"),
+        ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
         ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
     ],
 )
@@ -188,6 +197,6 @@ def test_half_precision_a_numpy_k_and_weights_that_are_not_finite(tmp_path):
     save_sae(TopKSparseAutoencoder(5, 20, k=np.int64(3)), tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3
     sae.b_enc.data[0] = math.nan
-    with pytest.raises(ValueError, match="b_enc holds NaN"):
+    with pytest.raises(ValueError, match="b_enc: expected finite"):
         save_sae(sae, tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3  # what was there is still there

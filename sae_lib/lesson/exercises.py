@@ -155,8 +155,6 @@ def mystery_activations() -> torch.Tensor:
 def check_lambda(l1_coefficient: float | None) -> str:
     """Train an SAE on the mystery at this λ, and only then look at the ground truth."""
     price = _number(l1_coefficient)
-    if not 0 <= price <= 100:
-        raise _NotYet(f"Expected a λ from 0 to 100, such as 0.01, got {price:g}.")
     directions, x = _mystery()
     sae = SparseAutoencoder(5, 32)
     train_sae(sae, x, l1_coefficient=price, n_steps=3_000)
