@@ -23,9 +23,8 @@ _best: dict[str, str] = {}  # the level reached in each exercise whose check was
 
 def progress() -> None:
     """Count the exercises whose checks were run in this session, by the best verdict of each."""
-    untouched, tried, passed = (list(_best.values()).count(level) for level in LEVELS)
-    counts = f"{passed} passed, {tried} tried, {untouched} not attempted yet"
-    print(f"Of the {len(_best)} exercises checked here: {counts}.")
+    counts = [list(_best.values()).count(level) for level in LEVELS]
+    print("Exercises checked here: {2} passed, {1} tried, {0} not attempted yet.".format(*counts))
 
 
 class _NotYet(Exception):
