@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
+from sae_lib.lesson.exercises import broken_runs
 from sae_lib.lesson.plots import (
     BLUE,
     FEATURES,
@@ -319,8 +320,6 @@ def _plain(value):
 
 
 if __name__ == "__main__":
-    from sae_lib.lesson.exercises import broken_runs
-
     torch.set_num_threads(1)
     made = {f"draw_{of.__name__}": _plain(of()) for of in (film, first_minute, leak, broken_runs)}
     lines = (f"{json.dumps(name)}: {json.dumps(numbers)}" for name, numbers in made.items())
