@@ -1,4 +1,4 @@
-"""The notebooks themselves: in step with the library, self-sufficient, and honest when they fail."""
+"""The notebooks: in step with the library, self-sufficient, and honest when they fail."""
 
 import base64
 import copy
@@ -17,6 +17,7 @@ import pytest
 import torch
 from nbconvert import HTMLExporter
 
+from sae_lib import random_directions
 from sae_lib.lesson import playground, show, verdict
 from tools import sync_notebook as sync
 from tools.run_notebook import LESSONS, ROOT
@@ -131,7 +132,7 @@ def test_every_picture_has_its_text_and_survives_a_sanitiser(notebook):
     page = HTMLExporter(sanitize_html=True).from_notebook_node(notebook)[0]
     # nbconvert's sanitiser escapes whatever a Markdown cell holds, so those are counted as text
     assert len(re.findall(r'<img[^>]*src="data:image/png', page)) == len(outputs) > 0
-    assert len(re.findall(r"data:image/png", page)) == in_text + len(outputs)
+    assert page.count("data:image/png;base64") == in_text + len(outputs)
 
 
 @both
@@ -203,15 +204,15 @@ def test_a_direction_that_does_not_fire_with_its_feature_is_not_found(lesson, ch
     assert re.match(r"FAILED Expected all 10 features, got this:\n[0-5] of 10 recovered", said)
 
 
-@pytest.mark.parametrize("optimize", [0, 2])  # 2: as under PYTHONOPTIMIZE, without asserts
-def test_a_run_that_found_too_little_fails(optimize):
+def test_a_run_that_found_too_little_fails_even_without_asserts():
     settings = FAST | {"L1_COEFFICIENT": 0.0, "N_STEPS": 300}
     with pytest.raises(AssertionError, match=r"Expected all 10 .*\n[0-7] of 10 recovered"):
-        run_until("verdict", settings, optimize=optimize, without=LOOKS | {"heatmap"})
+        run_until("verdict", settings, optimize=2, without=LOOKS | {"heatmap"})
 
 
 def test_a_threshold_that_chance_reaches_proves_nothing(lesson):
-    tilted = with_sae(lesson["history"], lambda sae: sae.W_dec.add_(0.4 * sae.W_dec.roll(1, 1)))
+    noise = 0.8 * random_directions(20, 5, seed=3)  # cosines of about 0.78
+    tilted = with_sae(lesson["history"], lambda sae: sae.W_dec.add_(noise))
     said = judged(lesson, history=tilted, RECOVERED=0.5)
     assert said.startswith("FAILED") and "cosine 0.5 or more" in said
     assert "Random directions come close" in said
@@ -220,9 +221,7 @@ def test_a_threshold_that_chance_reaches_proves_nothing(lesson):
 def test_an_edited_yardstick_moves_neither_the_verdict_nor_chance(lesson):
     edits = {"matching": ("maximize=True", "maximize=False")}
     names = run_cells("matching", "heatmap", "chance", names=dict(lesson), edits=edits)
-    assert (names["judgement"].cosine == lesson["judgement"].cosine).all() if (
-        "judgement" in lesson
-    ) else names["judgement"].found.all()
+    assert names["matches"].cosine.min() < 0 and names["judgement"].found.all()
     assert judged(names) == judged(lesson)
 
 
