@@ -36,7 +36,8 @@ def execute(
             return KernelSpec(argv=[str(python), *launcher, quiet])
 
     notebook.metadata.pop("widgets", None)  # of another run; and without `state` no page is made
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
+    first = [nbformat.v4.new_code_cell(before)] if before else []
+    notebook.cells[:0] = first
     options = {
         "timeout": 900,
         "coalesce_streams": True,
@@ -45,7 +46,7 @@ def execute(
     try:
         NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
     finally:
-        del notebook.cells[0]
+        del notebook.cells[: len(first)]
 
 
 def verdict(notebook: nbformat.NotebookNode) -> str:
