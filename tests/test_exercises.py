@@ -68,6 +68,18 @@ def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc")):
             sae.b_enc[dead] = 0
 
 
+def careless(answer):
+    """The answer, which then spoils what it was given."""
+
+    def spoiling(*inputs):
+        value = answer(*inputs)
+        for tensor in inputs:
+            isinstance(tensor, torch.Tensor) and tensor.zero_()
+        return value
+
+    return spoiling
+
+
 def stub(*inputs):
     raise NotImplementedError
 
@@ -92,7 +104,7 @@ def test_only_what_was_checked_is_counted_and_the_best_of_each_stays(said, capsy
 
 @each_function
 def test_right_answers_pass_and_stubs_are_not_attempted_yet(name, check, right, said):
-    assert said(check, right).startswith(f"{name}: correct.")
+    assert said(check, careless(right)).startswith(f"{name}: correct.")
     for answer in (stub, torch.no_grad()(stub), None):
         assert said(check, answer) == f"{name}: not attempted yet.\n"
     for check in (exercises.check_lambda, exercises.check_diagnosis):
@@ -122,17 +134,6 @@ def test_errors_and_strange_answers_become_one_line(name, check, right, said, sh
 @pytest.mark.parametrize("form", [torch.as_tensor, np.asarray, lambda v: list(np.atleast_1d(v))])
 def test_forms_of_a_right_answer(form, name, check, right, said):
     assert ": correct." in said(check, lambda *inputs: form(right(*inputs)))
-
-
-@pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS[1:])
-def test_what_an_answer_does_to_its_inputs_changes_no_check(name, check, right, said):
-    def damaging(*inputs):
-        value = right(*inputs)
-        inputs[-1].zero_()
-        return value
-
-    assert ": correct." in said(check, damaging)
-    assert ": not yet." in said(check, lambda *inputs: inputs[-1].zero_().repeat(2, 1))
 
 
 def test_each_wrong_price_is_named_or_shown_where_it_is_off(said):
@@ -216,17 +217,15 @@ def test_the_mystery_is_what_it_says_and_a_copy():
 
 
 def test_the_broken_runs_show_their_faults(monkeypatch):
-    trained = []
-
-    def kept(sae, *data, **settings):
-        trained.append(sae)
-        return train_sae(sae, *data, **settings)
-
+    saes = []
+    kept = lambda sae, *data, **settings: saes.append(sae) or train_sae(sae, *data, **settings)  # noqa: E731
     monkeypatch.setattr(exercises, "train_sae", kept)
     runs = exercises.broken_runs()
+    found = [recovered(sae.W_dec, exercises._mystery()[0]) for sae in saes]
+    assert found[0] == 16 and max(found[1:]) < 12  # A, C, D; B is the start of the healthy run
     assert list(runs) == ["healthy", *exercises.FAULTS] == ["healthy", "A", "B", "C", "D"]
-    assert recovered(trained[0].W_dec, exercises._mystery()[0]) == 16
     last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
+    # with at least twice the room that moved starts took
     assert last["A"]["norm"] > 2  # never renormalised: it grows
     assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
     assert last["B"]["l0"] > 1.4 * last["healthy"]["l0"]  # stopped while it still falls
@@ -275,7 +274,7 @@ CHANGED = "Latents that were alive were changed too"
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (functools.partial(revive, resets=["W_enc"]), SILENT),
+        (functools.partial(revive, resets=[]), SILENT),
         (lambda sae, x: sae(x), SILENT),
         (replacing, SILENT),
         (functools.partial(revive, same=True), "do not find all: .* a direction of its own"),
