@@ -95,6 +95,7 @@ def test_fewer_activations_than_clusters_are_refused():
     x = torch.cat([torch.eye(3), torch.zeros(9, 3)])
     with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
         kmeans_of_four(x)
+    assert len(kmeans_of_four(torch.eye(4))) == 4
 
 
 def test_ica_and_sparse_coding_find_the_features_of_the_toy_model_and_axes_do_not(trained):
