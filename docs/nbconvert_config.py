@@ -24,11 +24,13 @@ class Renderer(IPythonRenderer):
 
 
 def markdown2html(source: str) -> str:
-    """A text cell. Predictions get a class; a link to a notebook becomes one to its page."""
+    """A text cell. Predictions get a class; a link to a notebook becomes one to its page; 5 % and
+    λ = 5 stay on one line."""
     text = MarkdownWithMath(renderer=Renderer(escape=False, anchor_link_text="")).render(source)
     bold = r"(?:<summary>)?\s*<(?:b|strong)>Predict"
     text = re.sub(rf"<(details|p)>(\s*{bold})", r'<\1 class="predict">\2', text)
-    return re.sub(r'(href="\w+)\.ipynb', r"\1.html", text)
+    text = re.sub(r'(href="\w+)\.ipynb', r"\1.html", text)
+    return re.sub(r"(?<=\d) (?=%)|(?<=[λk]) (?== \d)|(?<=[λk] =) (?=\d)", "&nbsp;", text)
 
 
 def title(nb) -> str:
