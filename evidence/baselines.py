@@ -93,7 +93,7 @@ def f1_at(acts: torch.Tensor, owner: np.ndarray, is_on: np.ndarray, threshold: f
 
 
 def merge_twins(directions: torch.Tensor, acts: torch.Tensor) -> tuple:
-    """One direction for all that are at cosine 0.99, their activations summed. No ground truth needed."""
+    """One direction for all that are at cosine 0.99 to each other, their activations summed."""
     close = cosine_similarity_matrix(directions, directions) >= 0.99
     taken, groups = torch.zeros(len(close), dtype=torch.bool), []
     for row in close:
