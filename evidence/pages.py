@@ -3,7 +3,6 @@
 Which experiment each belongs to, `EXPERIMENTS` in evidence/run.py says.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -11,13 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from evidence.common import markdown, pooled
-from sae_lib import plots
-from sae_lib.lesson.figures import png
-
-
-def picture(fig, alt: str) -> str:
-    """The figure inside the page, as a Markdown image. Closes the figure."""
-    return f"![{alt}](data:image/png;base64,{base64.b64encode(png(fig)).decode()})"
+from sae_lib.lesson import plots
+from sae_lib.lesson.show import picture
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
@@ -281,26 +275,29 @@ def rare() -> str:
     return summary(groups, columns, "$a$") + "\n\n" + made_by("rare", what)
 
 
-def rows_of_choosing_k() -> list[dict]:
-    """A row for each case and k, with the means that `choosing_k` shows."""
-    columns = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean |cosine|"}
-    columns |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
-    rows = []
-    for (case, k), group in pooled("choosing_k").items():
-        n_features = int(case.split()[0])
-        row = {"case": case, "k": k, "found": float(group["recovered"].mean()) / n_features}
-        rows.append(row | {name: float(group[of].mean()) for name, of in columns.items()})
-    return rows
-
-
 def choosing_k() -> str:
-    header = ["", "k", "found", "FVU", "agreement", "mean \\|cosine\\|"]
-    header += ["noise: FVU", "noise: agreement"]
-    formats = {"found": ".0%", "unexplained": ".1%", "agreement": ".2f", "mean_abs_cosine": ".3f"}
-    formats |= {"null_unexplained": ".1%", "null_agreement": ".2f"}
-    lines = [
-        [row["case"], row["k"], *(f"{row[name]:{how}}" for name, how in formats.items())]
-        for row in rows_of_choosing_k()
-    ]
-    what = "16 SAE seeds × 3 toy models; noise (Gaussian, the same mean and covariance): 4 × 3"
-    return markdown(header, lines) + "\n\n" + made_by("choosing_k", what)
+    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean |cosine|"}
+    names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
+    rows = []  # for each case, k and toy model the means over its SAEs
+    for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
+        found = group["recovered"].mean() / int(case.split()[0])
+        means = {name: group[column].mean() for name, column in names.items()}
+        rows.append({"case": case, "k": k, "found": found} | means)
+    formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
+    formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
+    header = ["", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
+    lines = []
+    for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
+        these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
+        cells = [mean(np.array([row[c] for row in these]), how) for c, how in formats.items()]
+        lines.append([case, k, *cells])
+    alt = (
+        "Four small plots against k, for 20 features at right angles of which 5 are on at a time: "
+    )
+    alt += "the share found, the error, the agreement of two seeds, the mean cosine of two latents."
+    fig = plots.plot_choosing_k([row for row in rows if row["case"].startswith("20")])
+    table = markdown([*header, "mean \\|cosine\\|"], lines)
+    what = (
+        "TopK, 16 SAE seeds × 3 toy models; noise has the activations' mean and covariance, 4 × 3"
+    )
+    return "\n\n".join([picture(fig, alt), table, made_by("choosing_k", what)])
