@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from sae_lib.guards import finite
 from safetensors.torch import load, save
 from torch import nn
 
 from sae_lib import SparseAutoencoder
-from sae_lib.guards import finite
 from sae_lib.saving import load_sae, sae_of, save_sae, write_file
 
 # --- SAELens ----------------------------------------------------------------------------
