@@ -61,7 +61,9 @@ def test_at_most_25_slides_each_with_one_title_one_figure_and_40_words():
     for slide in shown:
         text = "\n".join(cell.source for cell in slide if cell.cell_type == "markdown")
         pictures = len(re.findall(r"!\[|<img", text))
-        pictures += sum("image/png" in o.get("data", {}) for c in slide for o in c.get("outputs", []))
+        pictures += sum(
+            "image/png" in o.get("data", {}) for c in slide for o in c.get("outputs", [])
+        )
         text = re.sub(r"(?s)\$\$.*?\$\$|<!--.*?-->|<img.*?>|!\[.*?\)", "", text)
         titles = re.findall(r"(?m)^#+ .*", text)
         words = re.sub(r"(?m)^#+ .*", "", text).split()
