@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_notebook import BOTH, CELLS, code_of, displayed, run_until, set_lines  # noqa: F401
+from test_notebook import BOTH, CELLS, code_of, run_until, set_lines
 
 from sae_lib.lesson import show
 from tests.measured import shown

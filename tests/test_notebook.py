@@ -18,7 +18,7 @@ import torch
 from nbconvert import HTMLExporter
 
 from sae_lib import random_directions
-from sae_lib.lesson import playground, show, verdict
+from sae_lib.lesson import verdict
 from tools import sync_notebook as sync
 from tools.run_notebook import LESSONS, ROOT
 
@@ -29,21 +29,12 @@ CELLS = {cell.id: cell for cell in LESSON.cells}
 FAST = {"L1_COEFFICIENT": 0.01, "N_STEPS": 1_200, "N_SAMPLES": 10_000}
 # cells before the verdict that only show something
 LOOKS = {"neurons", "curves-error", "curves-l0", "curves-found", "chance", "switch"}
+pytestmark = pytest.mark.usefixtures("displayed")
 both = pytest.mark.parametrize("notebook", BOTH.values(), ids=BOTH)
 
 
 def code_of(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def displayed():
-    """What is displayed goes into this list."""
-    shown = []
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (show, playground, verdict):
-            patch.setattr(module, "display", lambda data, **options: shown.append(data))
-        yield shown
 
 
 def run_cells(*ids: str, names: dict, edits: dict | None = None, optimize: int = 0) -> dict:
@@ -149,7 +140,7 @@ def test_headings_make_a_table_of_contents(notebook):
 
 
 @pytest.fixture(scope="module")
-def lesson() -> dict:
+def lesson(displayed) -> dict:
     """The names after section 6, with fast settings. Do not write to them: copy the dict."""
     return run_until("verdict", FAST)
 

@@ -8,9 +8,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_notebook import LESSON, TRUST, displayed, run_until  # noqa: F401, a fixture
+from test_notebook import LESSON, TRUST, run_until
 
 from sae_lib import cosine_similarity_matrix, fvu, l0, recovered
+
+pytestmark = pytest.mark.usefixtures("displayed")
 
 
 def untrue(sentences: dict) -> dict:
