@@ -48,7 +48,8 @@ def run_lesson(path: Path) -> str:
         except (RuntimeError, TimeoutError) as error:
             failure = f"The kernel gave up: {error}"
     try:
-        print(verdict(notebook))  # first, as the page may not get written
+        if said := verdict(notebook):
+            print(said)  # first, as the page may not get written
         write_page(notebook, page)
         print(f"The page: {page}")
     except OSError as error:
