@@ -179,7 +179,8 @@ def draw_film() -> tuple[Figure, str]:
     """Four features in two neurons, and eight latents of an SAE at four moments of training."""
     numbers, said = stored()["draw_film"], []
     truth = torch.tensor(numbers["truth"])
-    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4))
+    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4), layout="none")
+    fig.subplots_adjust(0.005, 0, 0.995, 0.81, wspace=0.03)
     for ax, frame in zip(axes, numbers["frames"], strict=True):
         cosines = cosine_similarity_matrix(torch.tensor(frame["W_dec"]), truth)
         found = match_features(cosines).cosine >= IN_THE_PLANE
