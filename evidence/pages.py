@@ -15,7 +15,7 @@ from sae_lib.lesson.show import picture
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
-    return f"*{what}. Made by `python -m evidence.run {name}`.*"
+    return f"*{what}. Made by `.venv/bin/python -m evidence.run {name}`.*"
 
 
 def setting(l1, k) -> str:
@@ -107,7 +107,7 @@ def switch() -> str:
     batches = data["on"]["all found from batch"]
     then = f"Half of the runs have all ten by batch {np.median(batches):,.0f} after the switch, "
     then += f"and the slowest by batch {batches.max():,}."
-    table = summary({names[phase]: group for phase, group in data.items()}, columns)
+    table = summary({names[phase]: group for phase, group in data.items()}, columns, "training")
     return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 toy models")])
 
 
@@ -285,7 +285,7 @@ def choosing_k() -> str:
         rows.append({"case": case, "k": k, "found": found} | means)
     formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
     formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
-    header = ["", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
+    header = ["case", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
     lines = []
     for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
         these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
