@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from evidence.tables import markdown, pooled
-from sae_lib import plots
-from sae_lib.lesson.figures import png
+from sae_lib.lesson import plots
+from sae_lib.lesson.show import png
 
 MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
 

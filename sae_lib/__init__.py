@@ -8,6 +8,7 @@ from sae_lib.metrics import (
     fires,
     firing,
     fvu,
+    judge,
     l0,
     live_directions,
     match_features,
@@ -21,6 +22,7 @@ from sae_lib.sae import (
     random_directions,
     sae_loss,
 )
+from sae_lib.saving import load_sae, save_sae
 from sae_lib.toy_model import ToyModel, train_toy_model
 from sae_lib.training import FALLING_PRICE, TrainingHistory, train_sae
 
@@ -37,13 +39,16 @@ __all__ = [
     "fires",
     "firing",
     "fvu",
+    "judge",
     "l0",
     "live_directions",
+    "load_sae",
     "match_features",
     "oracle_sae",
     "random_directions",
     "recovered",
     "sae_loss",
+    "save_sae",
     "train_sae",
     "train_saes",
     "train_toy_model",

@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
 
-from sae_lib.guards import finite
+from sae_lib.checks import finite
 
 
 def _both_signs(axes: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from sae_lib.guards import finite
+from sae_lib.checks import finite
 from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder
 
 SAELENS_VERSION = "6.54.12"  # whose format this is; without a version SAELens assumes an old one

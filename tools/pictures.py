@@ -22,7 +22,7 @@ from sae_lib import (
     train_toy_model,
 )
 from sae_lib.lesson.exercises import mystery_activations
-from sae_lib.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plot_sorted, styled
+from sae_lib.lesson.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plot_sorted, styled
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:

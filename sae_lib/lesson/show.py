@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sae_lib.plots import styled
+from sae_lib.lesson.plots import styled
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
 
