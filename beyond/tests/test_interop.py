@@ -114,7 +114,7 @@ def test_the_threshold_decides_and_is_checked(tmp_path):
     assert acts[acts > 0].min() > 1.0
     there.threshold.data[3] = torch.nan
     there.save_model(tmp_path)
-    with pytest.raises(ValueError, match="threshold holds NaN"):
+    with pytest.raises(ValueError, match="threshold: expected finite"):
         load_from_saelens(tmp_path)
 
 
