@@ -3,7 +3,6 @@
 The author's command writes PAGES[name]() below the line `<!-- evidence: name -->` of a cell.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -12,14 +11,9 @@ from matplotlib.axes import Axes
 
 from evidence.tables import markdown, pooled
 from sae_lib.lesson import plots
-from sae_lib.lesson.show import png
+from sae_lib.lesson.show import picture
 
 MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
-
-
-def picture(fig, alt: str) -> str:
-    """The figure inside the page, as a Markdown image. Closes the figure."""
-    return f"![{alt}](data:image/png;base64,{base64.b64encode(png(fig)).decode()})"
 
 
 def made_by(names: str, what: str = "16 SAE seeds × 3 base models") -> str:

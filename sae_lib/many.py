@@ -73,10 +73,9 @@ class Stack(nn.Module):
         if any(type(m) is not type(modules[0]) or _kept(m) != first for m in modules):
             raise ValueError("A stack takes modules of one class with the same settings.")
         parameters, buffers = stack_module_state(list(modules))
-        for name, tensor in parameters.items():
-            self.register_parameter(name, nn.Parameter(tensor.detach(), tensor.requires_grad))
-        for name, tensor in buffers.items():
-            self.register_buffer(name, tensor)
+        for name, tensor in parameters.items():  # register_parameter refuses the dot of "norm.bias"
+            self._parameters[name] = nn.Parameter(tensor.detach(), tensor.requires_grad)
+        self._buffers.update(buffers)
         self._one = [_Call(copy.deepcopy(modules[0]))]  # in a list: its weights are not the stack's
 
     def _each(self, method: str, *inputs):
@@ -93,9 +92,8 @@ class Stack(nn.Module):
         return self._each("encode", x)
 
     def loss(self, *inputs) -> SAELoss | torch.Tensor:
-        loss = self._each("loss", *inputs)
-        is_sae = isinstance(loss, SAELoss)
-        return loss._replace(total=loss.total.sum()) if is_sae else loss.sum()
+        loss = self._each("loss", *inputs)  # an SAE's has three parts, a toy model's is one number
+        return loss._replace(total=loss.total.sum()) if hasattr(loss, "total") else loss.sum()
 
     @torch.no_grad()
     def normalize_decoder_(self) -> None:

@@ -40,7 +40,7 @@ class ToyModel(nn.Module):
         """n inputs (n, n_features), drawn on the CPU so that every device sees the same."""
         is_rng = isinstance(seed, torch.Generator)
         rng = seed if is_rng else torch.Generator().manual_seed(int(seed))
-        shape = (n, self.b.shape[-1])
+        shape = (whole("n", n, 1, 10**8), self.b.shape[-1])
         how = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
         is_on = torch.rand(shape, **how) >= self.sparsity
         return (torch.rand(shape, **how) * is_on).to(self.b)

@@ -41,7 +41,7 @@ class TrainingHistory:
             raise FloatingPointError("Training ran away to NaN or infinity; try a smaller lr.")
         self.step.append(step)
         self.reconstruction.append(loss.reconstruction.tolist())
-        self.sparsity.append(torch.as_tensor(loss.sparsity).tolist())
+        self.sparsity.append(loss.sparsity.tolist())
         self.l0.append(fires(self.sae.encode(x)).sum(dim=-1).double().mean(dim=-1).tolist())
         self.W_dec.append(self.sae.W_dec.detach().cpu().clone())
 
@@ -69,12 +69,12 @@ def train_sae(
     Raises ValueError or TypeError if the activations or a setting cannot work;
     FloatingPointError if the loss of a logged batch (the last is one) is not finite.
     """
+    pool = training_data(activations, sae)
+    prices = price_schedule(l1_coefficient, l1_start, n_steps)
     history = TrainingHistory(
         sae, n_logged, l1_coefficient=l1_coefficient, l1_start=l1_start, n_steps=n_steps,
         batch_size=batch_size, lr=lr, betas=betas, normalize_decoder=normalize_decoder, seed=seed,
     )  # fmt: skip
-    pool = training_data(activations, sae)
-    prices = price_schedule(l1_coefficient, l1_start, n_steps)
     # weight decay, which pulls all weights towards zero, is off: the price is pull enough
     optimizer = torch.optim.AdamW(sae.parameters(), lr, betas, weight_decay=0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)

@@ -1,6 +1,14 @@
-"""The pictures in the lesson's text: three diagrams, and three that take a training."""
+"""The pictures in the lesson's text. None trains: what takes a training is drawn from stored numbers.
 
+    python -m tools.pictures    train again, and write the numbers to tools/pictures.json
+
+The first line of a function's docstring is its picture's alternative text; some add what they
+computed.
+"""
+
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,138 +17,230 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_lib import (
-    FALLING_PRICE,
     SparseAutoencoder,
     ToyModel,
     cosine_similarity_matrix,
+    fires,
     fvu,
     l0,
     match_features,
-    plots,
     recovered,
     train_sae,
     train_toy_model,
 )
 from sae_lib.lesson.exercises import mystery_activations
-from sae_lib.lesson.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plot_sorted, styled
+from sae_lib.lesson.plots import (
+    BLUE,
+    FEATURES,
+    GREY,
+    INK,
+    LINE,
+    ORANGE,
+    SOFT,
+    arrow,
+    down,
+    plot_sorted,
+    styled,
+)
+
+NUMBERS = Path(__file__).with_suffix(".json")
+IN_THE_PLANE = 0.999  # 2.6 degrees: in two dimensions 0.99 would often be met by chance
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-    look = {"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=look)
+def _stored(name: str):
+    return json.loads(NUMBERS.read_text(encoding="utf-8"))[name]
+
+
+def _bare(ax: Axes, x: tuple, y: tuple, **more) -> None:
+    """A diagram's axes: the same unit in x and y, nothing drawn."""
+    ax.set(xlim=x, ylim=y, **more)
+    ax.set_aspect("equal")
+    ax.axis("off")
 
 
 @styled
 def draw_sae() -> Figure:
-    """Diagram of the sparse autoencoder: 5 activations, a wide layer of latents, 5 rebuilt ones."""
-    fig, ax = plt.subplots(figsize=(6, 3.6))
-    on, low = {2, 11}, -1.75
-    for x, n, colour, text in (
-        (0, 5, BLUE, "x\n5 activations\n(batch, 5)"),
-        (4, 20, GREEN, "h\n20 latents, two on\n(batch, 20)"),
-        (8, 5, BLUE, "x̂\n5 rebuilt\n(batch, 5)"),
-    ):
-        for i in range(n):
-            face = colour if n == 5 or i in on else "white"
-            y = (i - (n - 1) / 2) * 0.16
-            ax.plot(x, y, "o", markersize=9, color=colour, markerfacecolor=face)
-        ax.text(x, low, text, ha="center", va="top")
-    for x, text in ((0.4, "W_enc, b_enc\nthen ReLU"), (4.4, "W_dec, b_dec")):
-        _arrow(ax, (x, 0), (x + 3.2, 0), "black")
-        ax.text(x + 1.6, 0.15, text, ha="center", va="bottom")
-    ax.set(xlim=(-1.4, 9.4), ylim=(low - 1, 1.75))
-    ax.axis("off")
+    """Diagram: 5 activations, 20 latents of which two fire; their two arrows add up to x̂, near x."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.7))
+    on = {5: (FEATURES[1], (0.62, 1.25)), 13: (FEATURES[2], (1.15, -0.25))}
+    for i in range(5):
+        ax.plot(0, (2 - i) * 0.55, "o", ms=13, color=BLUE)
+    for i in range(20):
+        colour = on[i][0] if i in on else "white"
+        ax.plot(2.9, (9.5 - i) * 0.19, "o", ms=8, mfc=colour, mec=on[i][0] if i in on else LINE)
+    arrow(ax, (0.35, 0), (2.5, 0), INK, 2)
+    ax.text(1.42, 0.14, "W_enc, b_enc\nthen ReLU", ha="center", va="bottom", color=SOFT)
+    start = np.array([4.6, -0.75])
+    for i, (colour, step) in on.items():
+        ax.plot([2.98, start[0]], [(9.5 - i) * 0.19, start[1]], color=colour, lw=1, ls=":")
+        arrow(ax, start, start + step, colour)
+        start = start + step
+    x, x_hat = start + (0.28, 0.16), start
+    ax.plot(*np.transpose([x, x_hat]), color=INK, lw=1.2, ls=(0, (2, 2)))
+    ax.plot(*x, "o", ms=9, color=BLUE)
+    ax.plot(*x_hat, "o", ms=9, mfc="white", mec=BLUE, mew=2)
+    ax.plot(4.6, -0.75, "o", ms=6, color=GREY)
+    ax.text(x[0] + 0.12, x[1] + 0.06, "x", va="center")
+    ax.text(x_hat[0] + 0.02, x_hat[1] - 0.2, "x̂", ha="center", va="top")
+    ax.text(x[0] - 0.1, x[1] + 0.25, "‖x − x̂‖²", ha="center", weight="bold")
+    ax.text(3.25, 1.9, "λ‖h‖₁", va="center", weight="bold")
+    for at, text in ((0, "x\n5 activations"), (2.9, "h\n20 latents"), (5.5, "x̂ = h W_dec + b_dec")):
+        ax.text(at, -2.05, text, ha="center", va="top")
+    _bare(ax, (-0.9, 7.2), (-2.75, 2.1))
     return fig
 
 
 @styled
 def draw_packing() -> Figure:
-    """Diagram: four features packed into two neurons, and unfolded into a latent for each."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(6, 3.2), width_ratios=(1, 1.15))
-    for i, colour in enumerate((BLUE, ORANGE, GREEN, PURPLE)):
-        angle = np.deg2rad(25 + 90 * i)  # two opposite pairs: the smallest superposition
-        x, y = np.cos(angle), np.sin(angle)
-        _arrow(left, (0, 0), (x, y), colour)
-        left.text(1.22 * x, 1.22 * y, f"f{i}", ha="center", va="center", fontsize=13)
-        right.barh(i, 0.5 if i == 1 else 0.0, left=0.1, color=colour, height=0.35)
-        right.plot(0, i, "o", color=colour, markersize=9)
+    """Diagram: four features packed into two neurons; one input, unfolded into a bar a latent."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1, 1.15))
+    values = (0.8, 0.55, 0.0, 0.0)
+    angles = np.deg2rad(25 + 90 * np.arange(4))  # two opposite pairs: the smallest superposition
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    x = values @ directions
+    for i, (direction, colour) in enumerate(zip(directions, FEATURES, strict=True)):
+        arrow(left, (0, 0), direction, colour)
+        left.text(*1.2 * direction, f"f{i}", ha="center", va="center")
+        left.plot(*np.transpose([x, values[i] * direction]), ":", color=GREY, lw=1.2 * (i < 2))
+        right.barh(i, values[i], color=colour, height=0.5)
+        right.plot([0, 0], [i - 0.25, i + 0.25], color=colour, lw=4)
         right.text(-0.08, i, f"latent {i} reads f{i}", ha="right", va="center")
-    left.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-    left.spines[["left", "bottom"]].set_position("zero")
-    left.text(1.5, -0.08, "neuron 0", ha="right", va="top")
-    left.text(0.06, 1.5, "neuron 1", va="top")
+        right.text(values[i] + 0.06, i, f"{values[i]:g}", va="center", color=SOFT)
+    arrow(left, (0, 0), x, INK, 2)
+    left.text(*1.12 * x, "x", ha="center", va="center", weight="bold")
+    left.axhline(0, color=LINE, lw=1, zorder=0)
+    left.axvline(0, color=LINE, lw=1, zorder=0)
+    left.text(1.5, -0.08, "neuron 0", ha="right", va="top", color=SOFT)
+    left.text(0.06, 1.45, "neuron 1", va="top", color=SOFT)
+    _bare(left, (-1.35, 1.5), (-1.3, 1.45))
     left.set_title("Packed: each neuron\nanswers to all four")
-    right.set(xlim=(-1.3, 0.9), ylim=(3.6, -0.6), xticks=[], yticks=[])
-    right.spines[["left", "bottom"]].set_visible(False)
-    right.text(0.66, 1, "on", va="center")
-    right.set_title("Unfolded: one latent\nper feature, most are off")
+    right.set(xlim=(-1.3, 1.1), ylim=(3.6, -0.6))
+    right.axis("off")
+    right.set_title("Unfolded: one latent\nfor each feature")
     return fig
 
 
 @styled
 def draw_price() -> Figure:
     """Diagram: one vector rebuilt by its own direction at a price of 1, or by two for 1.41."""
-    fig, axes = plt.subplots(1, 2, figsize=(6, 2.4))
+    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.4))
     for ax, parts, title in (
         (axes[0], [(1.0, 0.0)], "By its own direction:\nactivity 1"),
         (axes[1], [(0.5, 0.5), (0.5, -0.5)], "By two others, at ±45°:\n0.71 + 0.71 = 1.41"),
     ):
-        x, y = 0.0, 0.0
-        for dx, dy in parts:
-            _arrow(ax, (x, y), (x + dx, y + dy), ORANGE)
-            length = f"{np.hypot(dx, dy):.2f}".removesuffix(".00")
-            ax.text(
-                x + dx / 2, y + dy / 2 + (0.15 if dy else 0.06), length, ha="center", fontsize=13
-            )
-            x, y = x + dx, y + dy
-        ax.plot(0, 0, "o", color=GREY, markersize=6)
-        ax.plot(1, 0, "o", color=BLUE, markersize=10)
-        ax.text(1.08, 0, "x", color=BLUE, va="center", fontsize=14)
-        ax.set(xlim=(-0.1, 1.25), ylim=(-0.1, 0.65), aspect="equal", title=title)
-        ax.axis("off")
+        start = np.zeros(2)
+        if len(parts) > 1:
+            ax.plot([0, 1], [0, 0], ":", color=GREY, lw=1.2)
+        for part in np.array(parts):
+            arrow(ax, start, start + part, ORANGE)
+            length = f"{np.hypot(*part):.2f}".removesuffix(".00")
+            x, y = start + part / 2
+            ax.text(x, y + (0.13 if part[1] else 0.05), length, ha="center")
+            start = start + part
+        ax.plot(0, 0, "o", color=GREY, ms=7)
+        ax.plot(1, 0, "o", color=BLUE, ms=10)
+        ax.text(1.07, 0, "x", va="center", weight="bold")
+        _bare(ax, (-0.08, 1.2), (-0.1, 0.62), title=title)
     return fig
 
 
 @styled
-def draw_strip(states: Mapping[str, tuple], feature_directions) -> Figure:
-    """Stills of one training: {name: (W_dec, error, L0)}, such as before, price off, price on.
+def draw_leak() -> tuple[Figure, str]:
+    """Diagram: what a latent reads of four features when one at a time is on."""
+    cosine = _stored("leak")
+    reads = {"its own": 1.0, "at a right angle": 0.0, "the opposite": -1.0, "a neighbour": cosine}
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=(1, 1.25))
+    own, near = FEATURES[0], FEATURES[3]
+    tip = np.array([cosine, np.sqrt(1 - cosine**2)])
+    left.plot([cosine, cosine], [0, tip[1]], color=GREY, lw=1.2, ls=":")
+    arrow(left, (0, 0), (1, 0), own)
+    arrow(left, (0, 0), tip, near)
+    left.plot([0, cosine], [0, 0], color=near, lw=7, solid_capstyle="butt")
+    left.text(1.04, 0, "the latent's\nown feature", va="center")
+    left.text(tip[0] + 0.05, tip[1], "a neighbour", va="center")
+    left.text(cosine / 2, -0.07, down(cosine), ha="center", va="top", weight="bold")
+    _bare(left, (-0.1, 1.75), (-0.2, 1.15))
+    for row, (name, value) in enumerate(reads.items()):
+        colour = near if name == "a neighbour" else own
+        right.barh(row, max(value, 0), color=colour, height=0.5)
+        right.text(-0.05, row, name, ha="right", va="center")
+        text = f"{value:.2f}".removesuffix(".00") if value >= 0 else "0, thanks to the ReLU"
+        right.text(max(value, 0) + 0.04, row, text, va="center", color=SOFT)
+    right.plot([0, 0], [-0.4, 3.4], color=LINE, lw=1)
+    right.set(xlim=(-1.0, 1.25), ylim=(3.6, -0.6))
+    right.axis("off")
+    right.set_title("What the latent reads of it", x=0)
+    said = "; ".join(f"{name}: {max(value, 0):.2f}" for name, value in reads.items())
+    return fig, f"{draw_leak.__doc__} {said}."
 
-    W_dec (d_sae, d_in), feature_directions (n_features, d_in). Each heatmap is sorted by itself.
-    """
-    fig, axes = plt.subplots(1, len(states), figsize=(6.5, 3.6))
-    for ax, (name, (W_dec, error, L0)) in zip(axes, states.items(), strict=True):
-        cosines = cosine_similarity_matrix(W_dec, feature_directions)
-        plot_sorted(cosines, ax=ax, numbers=2)  # no room for numbers
-        found = ax.get_title("left")
-        ax.set_title(f"{name}\nerror {error:.1%}, L0 {L0:.1f}\n{found}")
-        ax.set(xticks=[], yticks=[], xlabel="features", ylabel="latents" if ax is axes[0] else "")
-    return fig
+
+@styled
+def draw_film() -> tuple[Figure, str]:
+    """Four features in two neurons, and the eight latents of one SAE, at four moments of training."""
+    stored = _stored("film")
+    truth, dots = np.array(stored["truth"]), np.array(stored["dots"])
+    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.5))
+    said = []
+    for ax, frame in zip(axes, stored["frames"], strict=True):
+        W_dec = np.array(frame["W_dec"])
+        cosines = cosine_similarity_matrix(torch.tensor(W_dec), torch.tensor(truth)).numpy()
+        found = match_features(torch.tensor(cosines)).cosine >= IN_THE_PLANE
+        ax.scatter(*dots.T, s=3, color="#8d97a0", alpha=0.5, linewidths=0)
+        for direction, colour in zip(truth, FEATURES, strict=True):
+            band = {"color": colour, "lw": 8, "alpha": 0.22, "solid_capstyle": "round"}
+            ax.plot(*np.transpose([0 * direction, 1.1 * direction]), **band)
+        for row, alive, to in zip(W_dec, frame["alive"], cosines, strict=True):
+            hit = to.max() >= IN_THE_PLANE
+            colour = FEATURES[to.argmax()] if hit else INK if alive else LINE
+            look = {"color": colour, "lw": 2.6 if hit else 1.3, "zorder": 2 + alive + hit}
+            ax.plot([0, row[0]], [0, row[1]], "-", **look)
+            ax.plot(*row, "o", ms=7 if hit else 5, **look)
+        for j, colour in enumerate(FEATURES):
+            face = colour if found[j] else "white"
+            ax.plot(-1.05 + 0.28 * j, -1.62, "o", ms=8, mec=colour, mfc=face, mew=1.5)
+        ax.text(0.12, -1.62, f"{found.sum()} of 4", va="center_baseline")
+        _bare(ax, (-1.25, 1.25), (-1.8, 1.2))
+        ax.set_title(frame["name"], fontweight="normal")
+        said.append(f"{' '.join(frame['name'].split())}: {found.sum()} of 4 found")
+    return fig, f"{draw_film.__doc__} {'; '.join(said)}."
 
 
-def _base_model() -> tuple[ToyModel, torch.Tensor]:
-    base = ToyModel()
-    train_toy_model(base)
-    return base, base.encode(base.sample_features(50_000, seed=1)).detach()
-
-
+@styled
 def draw_first_minute() -> tuple[Figure, str]:
-    """One SAE before training, trained without a price on activity, and trained on with one."""
-    base, pool = _base_model()
-    truth, sae = base.feature_directions, SparseAutoencoder(5, 20, seed=1)
-    states, said = {}, "Sorted cosines of 20 latents with ten features: an SAE"
-    for name, settings in {
-        "before": {},
-        "price off": {"l1_coefficient": 0.0, "n_steps": 3_000},
-        "price on": {"l1_coefficient": 0.01, "n_steps": 1_000},
-    }.items():
-        if settings:
-            train_sae(sae, pool, seed=1, **settings)
-        with torch.no_grad():
-            x_hat, latent_acts = sae(pool)
-        L0, found = l0(latent_acts), recovered(sae.W_dec, truth)
-        states[name] = (sae.W_dec.detach().clone(), fvu(pool, x_hat), L0)
-        said += f"; {name}: {fvu(pool, x_hat):.1%} unexplained, L0 {L0:.1f}, {found} of 10 found"
-    return draw_strip(states, truth), f"{said}."
+    """Sorted cosines of 20 latents with ten features, faded where nothing is found."""
+    stored, said = _stored("first_minute"), []
+    truth = torch.tensor(stored["truth"])
+    fig, axes = plt.subplots(1, 3, figsize=(6.5, 4.2))
+    for ax, frame in zip(axes, stored["frames"], strict=True):
+        W_dec = torch.tensor(frame["W_dec"])
+        plot_sorted(cosine_similarity_matrix(W_dec, truth), ax=ax, numbers=2)  # no room for them
+        numbers = f"error {frame['unexplained']:.1%}, L0 {frame['l0']:.1f}"
+        ax.set_title(f"{frame['name']}\n", fontweight="bold")
+        ax.text(0, 1.02, numbers, transform=ax.transAxes, size=11, color=SOFT)
+        ax.set(xticks=[], yticks=[], xlabel="", ylabel="20 latents" if ax is axes[0] else "")
+        found = recovered(W_dec, truth)
+        ax.text(
+            0.5,
+            -0.04,
+            found,
+            transform=ax.transAxes,
+            size=34,
+            ha="center",
+            va="top",
+            weight="bold" if found else "normal",
+            color=INK if found else GREY,
+        )
+        ax.text(
+            0.5,
+            -0.21,
+            f"of {len(truth)} features found",
+            transform=ax.transAxes,
+            ha="center",
+            va="top",
+            color=SOFT,
+        )
+        said.append(f"{frame['name']}: {numbers}, {found} found")
+    return fig, f"{draw_first_minute.__doc__} {'; '.join(said)}."
 
 
 class WrongAxis(SparseAutoencoder):
@@ -177,11 +277,11 @@ def broken_runs() -> dict[str, dict[str, np.ndarray]]:
 @styled
 def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Error, L0 and decoder norm of the faulty runs, a column each; the healthy one dotted."""
+    runs = {name: {k: np.asarray(v) for k, v in run.items()} for name, run in runs.items()}
     healthy = runs["healthy"]
     faulty = {name: run for name, run in runs.items() if name != "healthy"}
-    fig, axes = plt.subplots(
-        3, len(faulty), figsize=(6, 5.6), sharex=True, sharey="row", squeeze=False
-    )
+    look = {"sharex": True, "sharey": "row", "squeeze": False}
+    fig, axes = plt.subplots(3, len(faulty), figsize=(6.5, 5.2), **look)
     for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
         column[0].set_title(f"Run {name}")
         for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
@@ -196,32 +296,90 @@ def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    fig.supxlabel("training step (log); dotted: a healthy run", fontsize=12)
+    fig.supxlabel("training batch (log); dotted: a healthy run", fontsize=12, color=SOFT)
+    fig.align_ylabels()
     return fig
 
 
 def draw_broken_runs() -> tuple[Figure, str]:
-    """The picture of the exercise, and where each curve ends."""
-    runs = broken_runs()
+    """Error, L0 and decoder norm over the batches of four faulty runs, beside a healthy one."""
+    runs = _stored("broken_runs")
     ends = [
-        f"{name} ends at step {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
+        f"{name} ends at batch {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
         f"L0 {run['l0'][-1]:.0f}, decoder norm {run['norm'][-1]:.1f}."
         for name, run in runs.items()
     ]
-    what = "Error, L0 and decoder norm against the training step."
-    return plot_broken_runs(runs), " ".join([what, *ends])
+    return plot_broken_runs(runs), " ".join([draw_broken_runs.__doc__, *ends])
 
 
-def draw_at_a_glance() -> Figure:
-    """The README's picture: what the neurons show, and what the SAE's latents show."""
-    base, pool = _base_model()
+# --- the numbers ----------------------------------------------------------------------------
+
+
+def _trained(n_features: int, n_hidden: int, sparsity: float = 0.9) -> tuple:
+    """A toy model's directions, and activations that it makes."""
+    model = ToyModel(n_features, n_hidden, sparsity)
+    train_toy_model(model)
+    return model.feature_directions, model.encode(model.sample_features(50_000, seed=1)).detach()
+
+
+@torch.no_grad()
+def _still(name: str, sae: SparseAutoencoder, x: torch.Tensor) -> dict:
+    """What a picture needs of an SAE as it is now."""
+    x_hat, h = sae(x)
+    numbers = {"unexplained": fvu(x, x_hat), "l0": l0(h), "alive": fires(h).any(dim=0).int()}
+    return {"name": name, "W_dec": sae.W_dec.clone(), **numbers}
+
+
+def film() -> dict:
+    """The plane: eight latents before training, after 1,000 batches without a price, with it on.
+
+    "For a moment" is the first batch with half of the features found.
+    """
+    truth, x = _trained(4, 2)
+    sae = SparseAutoencoder(2, 8, seed=1)
+    frames = [_still("start", sae, x)]
+    train_sae(sae, x, l1_coefficient=0.0, n_steps=1_000, seed=1)
+    frames.append(_still("price off:\nno error", sae, x))
+    history = train_sae(sae, x, l1_coefficient=0.02, n_steps=1_000, seed=1, n_logged=1_000)
+    found = [recovered(W_dec, truth, IN_THE_PLANE) for W_dec in history.W_dec]
+    half = next(i for i, n in enumerate(found) if n >= 2)
+    last = _still("price on:\nfound", sae, x)
+    sae.W_dec.data = history.W_dec[half]
+    name = f"price on,\n{history.step[half] + 1} batches"
+    frames += [_still(name, sae, x), last]
+    return {"truth": truth, "dots": x[:500], "frames": frames}
+
+
+def first_minute() -> dict:
+    """One SAE before training, trained without a price on activity, and trained on with one."""
+    truth, x = _trained(10, 5)
     sae = SparseAutoencoder(5, 20, seed=1)
-    train_sae(sae, pool, seed=1, **FALLING_PRICE)
-    cosines = cosine_similarity_matrix(sae.W_dec, base.feature_directions)
-    own = match_features(cosines).latent
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    plots.plot_matrix(base.W.detach(), left, numbers=0.15)
-    left.set(ylabel="neuron", xlabel="feature", title="5 neurons: many features each")
-    plots.plot_matrix(cosines[own], right, yticks=own, numbers=0.8)
-    right.set(ylabel="latent", xlabel="feature", title="10 latents: one feature each")
-    return fig
+    frames = [_still("before", sae, x)]
+    for name, price, n_steps in (("price off", 0.0, 3_000), ("price on", 0.01, 1_000)):
+        train_sae(sae, x, l1_coefficient=price, n_steps=n_steps, seed=1)
+        frames.append(_still(name, sae, x))
+    return {"truth": truth, "frames": frames}
+
+
+def leak() -> float:
+    """The largest cosine between two of 15 features in five neurons, on in every twentieth input."""
+    truth, _ = _trained(15, 5, 0.95)
+    return (cosine_similarity_matrix(truth, truth) - torch.eye(15)).max().item()
+
+
+def _plain(value):
+    """Lists, and numbers of four digits, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    numbers = {made.__name__: _plain(made()) for made in (film, first_minute, leak, broken_runs)}
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in numbers.items())
+    NUMBERS.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains.
 
-Titles are sentences computed from what is drawn; cosines in them are rounded down, never up.
+Titles are computed from what is drawn; cosines in them are rounded down, never up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,12 @@ from matplotlib.patches import Rectangle
 
 from sae_lib.metrics import fires, match_features
 
+INK, SOFT, LINE = "#1d2125", "#5b6570", "#b9c2ca"  # text, second to it, axes
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6b6b6b"
-PALE = "#9ecae1"
+PALE = "#a9cfe8"
+# for features side by side: each a step lighter than the one before, so that they stay four
+# to a colour-blind eye and in grey print
+FEATURES = ("#312a7d", "#c0400f", "#1f9e89", "#f2b233")
 # Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
 DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
@@ -23,22 +27,28 @@ STYLE = {
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 12,
+    "text.color": INK,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
     "lines.linewidth": 2.2,
     "legend.fontsize": 12,
-    "legend.facecolor": "white",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 1,
+    "legend.frameon": False,
     "legend.borderpad": 0.1,
 }
-DASHED = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+MARK = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}  # a moment worth a line
 AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
+MOST = 100  # rows, and columns, that a heatmap shows; of more the first
 # a decorator: draw in this style alone, so that nothing disappears where a dark one is set
 styled = plt.style.context(["default", STYLE])
 
@@ -73,25 +83,33 @@ def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.9
     """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (dark red).
 
     marked: (row, column) cells to frame. numbers: write the value in cells at least this far
-    from 0 (so, by default, in none); from `one` on it is written as 1.
+    from 0 (so, by default, in none), where it fits; from `one` on it is written as 1.
     """
-    matrix = np.asarray(matrix)
+    full = np.shape(matrix)
+    matrix = np.asarray(matrix)[:MOST, :MOST]
     rows, columns = matrix.shape
-    ax = ax or plt.subplots(figsize=(6, 1.2 + 0.27 * rows))[1]
+    ax = ax or plt.subplots(figsize=(6, 1.2 + 0.27 * min(rows, 30)))[1]
     ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
-    ax.set_xticks(range(columns))
-    ax.set_yticks(range(rows), yticks)
+    names = list(range(rows) if yticks is None else yticks)
+    every = -(-rows // 30), -(-columns // 15)  # not more than fit
+    ax.set_yticks(range(0, rows, every[0]), names[: rows : every[0]])
+    ax.set_xticks(range(0, columns, every[1]))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(True)  # a row of zeros is white
     for row, column in marked:
         box = (column - 0.5, row - 0.5)
-        ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor="black", linewidth=2))
-    for (row, column), value in np.ndenumerate(matrix):
-        if abs(value) >= numbers:
-            text = down(value if abs(value) < one else np.sign(value))
-            text = text.replace("0.", ".").removesuffix(".00")
-            colour = "white" if value > 0.7 else "black"
+        if row < rows and column < columns:
+            ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor=INK, linewidth=2))
+    wide, high = ax.bbox.width / 100 / columns, ax.bbox.height / 100 / rows  # inches of a cell
+    for (row, column), value in np.ndenumerate(matrix if high > 0.2 else matrix[:0]):
+        text = down(value if abs(value) < one else np.sign(value))
+        text = text.replace("0.", ".").removesuffix(".00")
+        if abs(value) >= numbers and 0.09 * len(text) < wide:
+            colour = "white" if value > 0.7 else INK
             ax.text(column, row, text, ha="center", va="center", color=colour)
+    if full != matrix.shape:
+        some = f"the first {rows} × {columns} of {full[0]:,} × {full[1]:,}"
+        ax.annotate(some, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", color=SOFT)
     return ax
 
 
@@ -100,7 +118,8 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
     """Cosines (d_sae, n_features) as a heatmap, each feature's own latent first.
 
     Below them the others: redundant, then dead, if latent_acts (n, d_sae) tell which is which.
-    A frame for each found feature, at a cosine of `one` or more; the title counts them.
+    Sorting alone draws a diagonal, also from chance: so latents that point along no feature are
+    faded. A frame for each found feature, at a cosine of `one` or more; the title counts them.
     """
     found = match_features(cosines)
     cosines, own = np.asarray(cosines), found.latent[found.latent >= 0]
@@ -113,13 +132,15 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
     frames = enumerate(np.flatnonzero(found.latent >= 0))
     frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
     ax = plot_matrix(cosines[order], ax, yticks=order, numbers=numbers, one=one, marked=frames)
+    faded = np.where(cosines[order].max(axis=1, keepdims=True) >= one, 1, 0.35)
+    ax.images[0].set_alpha(np.broadcast_to(faded, cosines.shape)[:MOST, :MOST])
     end = -0.5
     for name, members in groups.items():
-        if len(members):
-            start, end = end, end + len(members)
-            ax.axhline(end, color="black", linewidth=1.5)
+        start, end = end, min(end + len(members), MOST - 0.5)
+        if end > start:
+            ax.axhline(end, color=INK, linewidth=1.2)
             place = {"xycoords": ("axes fraction", "data"), "rotation": 90, "va": "center"}
-            ax.annotate(name, (1.02, (start + end) / 2), **place)
+            ax.annotate(name, (1.02, (start + end) / 2), color=SOFT, **place)
     title = f"{title}: " * bool(title) + f"{len(frames)} of {cosines.shape[1]} found"
     ax.set(title=title, xlabel="feature", ylabel="latent")
     return ax
@@ -127,14 +148,14 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
 
 @styled
 def plot_gram(W) -> Figure:
-    """WᵀW of the base model's W (n_hidden, n_features), and each direction's length beside it."""
+    """WᵀW of the toy model's W (n_hidden, n_features), and each direction's length beside it."""
     gram = np.asarray(W).T @ np.asarray(W)
     lengths, n = np.sqrt(gram.diagonal()), len(gram)
-    size = (6, 1.2 + 0.3 * n)
+    size = (6, 1.2 + 0.3 * min(n, 30))
     fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
     plot_matrix(gram, left, numbers=0.15).set(xlabel="feature", ylabel="feature")
-    right.barh(range(n), lengths, color=BLUE)
-    right.axvline(1, **DASHED)
+    right.barh(range(min(n, MOST)), lengths[:MOST], color=BLUE)
+    right.axvline(1, **MARK)
     right.set(xlabel="length", xticks=(0, 1))
     right.tick_params(axis="y", length=0)
     paired = ((gram < -0.9).sum(axis=1) == 1).sum()
@@ -143,25 +164,37 @@ def plot_gram(W) -> Figure:
 
 
 @styled
-def plot_chance(chance, cosines) -> Axes:
-    """Worst and mean matched cosine of random dictionaries (histograms), and of the SAE (line).
+def plot_chance(chance, cosine, found: int | None = None) -> Figure:
+    """The verdict: how many are found, and the worst cosine beside that of random dictionaries.
 
-    chance (n_draws, n_features); cosines (n_features,), nan for a feature without a latent.
+    chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
+    found: what to write large; without it only the histograms are drawn.
     """
-    ax = plt.subplots(figsize=(6, 3.6))[1]
-    worst_of_chance, worst = np.nanmin(chance, axis=1), np.nanmin(cosines)
-    mean_of_chance = np.nanmean(chance, axis=1)
-    look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white"}
-    ax.hist(mean_of_chance, color=PALE, hatch="//", label="random: the mean of each", **look)
-    ax.hist(worst_of_chance, color=GREY, label="random: the worst of each", **look)
-    ax.axvline(worst, color=ORANGE, linewidth=3, label="the SAE: the worst")
-    ax.set(xlim=(0, 1.02), xlabel="matched cosine", ylabel="dictionaries")
-    ax.legend(loc="upper left")
-    alone = np.isnan(cosines).sum()
-    this = f"{alone} features have no latent" if alone else f"this SAE's worst is {down(worst, 3)}"
-    limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
-    ax.set_title(f"No random dictionary gets its worst feature\npast {limit:.2f}; {this}")
-    return ax
+    chance, cosine = np.asarray(chance), np.asarray(cosine)
+    worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
+    luckiest, alone = worst_of_chance.max(), np.isnan(cosine).sum()
+    limit = np.ceil(100 * luckiest - 1e-9) / 100  # up, as it bounds from above
+    worst = "none" if alone else down(np.min(cosine), 3)
+    fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
+    said.axis("off")
+    lines = [(0.42, worst, ORANGE, 20), (0.3, "the worst cosine", SOFT, 12)]
+    lines += [(0.12, f"{limit:.2f}", GREY, 20), (0, "the luckiest by chance", SOFT, 12)]
+    if found is not None:
+        lines += [(0.74, f"{found} of {len(cosine)}", INK, 34), (0.62, "found", SOFT, 12)]
+    for y, text, colour, size in lines:
+        bold = "bold" if size > 12 else "normal"
+        said.text(0, y, text, color=colour, size=size, weight=bold, transform=said.transAxes)
+    look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
+    highest = 0
+    for values, colour, name in ((worst_of_chance, GREY, "worst"), (mean_of_chance, PALE, "mean")):
+        highest = max(highest, *ax.hist(values, color=colour, **look)[0])
+        ax.annotate(name, (np.median(values), 0.93), **AT_BATCH, ha="center", color=SOFT)
+    if not alone:
+        ax.plot([np.min(cosine)] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
+    ax.set(xlim=(0, 1), ylim=(0, 1.2 * highest), xlabel="matched cosine", yticks=())
+    ax.spines["left"].set_visible(False)
+    ax.set_title(f"{len(chance)} random dictionaries", fontweight="normal", color=SOFT)
+    return fig
 
 
 @styled
@@ -172,19 +205,19 @@ def plot_training(
     """Loss, L0 and recovery over the training batches: three figures with one x axis.
 
     found (n_logged,): recovered features. variance: of the activations, summed over d_in; an
-    error below a hundredth of it counts as gone. oracle_loss, true_l0: what the true dictionary
+    error below a hundredth of it counts as gone. oracle_loss, true_l0: what the ground truth
     has. final_l0: over all activations, as the last batch alone is noisy.
     """
     curves = history.reconstruction, history.sparsity, history.l0, found, history.step
     error, price, l0, found, step = map(np.array, curves)
     gone = _lasting(error < 0.01 * variance, step)
     complete = _lasting(found >= n_features, step)
-    loss, sparsity, recovery = panels = [_panel(height) for height in (3.2, 2.7, 2.5)]
-    _over_batches(loss, step, error + price, color="black", label="total")
+    loss, sparsity, recovery = panels = [_panel(height) for height in (3.3, 2.4, 2.6)]
+    _over_batches(loss, step, error + price, color=INK, label="total")
     _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
     _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
-    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 10 * max(1e-9, *(error + price))))
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 20 * max(1e-9, *(error + price))))
     loss.set_title(f"The error is gone by batch {gone:,}" if gone else "The error does not go away")
     _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
@@ -194,14 +227,16 @@ def plot_training(
     title = f"All {n_features} from batch {complete:,} on" if complete else ""
     title = title or f"{found[-1]} of {n_features} at the end"
     recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}", title=title)
-    for ax, height in zip(panels, (0.03, 0.22, 0.12), strict=True):
+    for ax in panels:
         ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        for name, batch in {"error gone": gone, "all found": complete}.items():
-            if batch:
-                ax.axvline(batch, **DASHED)
-                ax.annotate(name, (1.05 * batch, height), rotation=90, **AT_BATCH)
+        for batch in filter(None, (gone, complete)):
+            ax.axvline(batch, **MARK)
         if ax is not recovery:
-            ax.legend(loc="upper right", ncols=2)
+            ax.set_xlabel("")  # one for all three
+            ax.legend(loc="upper left", ncols=2)
+    for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
+        if batch:
+            loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
     return tuple(ax.figure for ax in panels)
 
 
@@ -219,7 +254,7 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
     phases: (name, history, found (n_logged,)) in the order of training; a line and the name
     where each begins.
     """
-    fig, axes = plt.subplots(3, 1, figsize=(6, 5.6), sharex=True)
+    fig, axes = plt.subplots(3, 1, figsize=(6, 5.2), sharex=True)
     start = 0
     for name, history, found in phases:
         batch = start + np.asarray(history.step) + 1
@@ -228,61 +263,74 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
         axes[2].plot(batch, found, color=GREEN, drawstyle="steps-post")
         for ax in axes:
             if start:
-                ax.axvline(start, **DASHED)
-        axes[1].annotate(f" {name}", (start, 1.02), va="top", weight="bold", **AT_BATCH)
+                ax.axvline(start, **MARK)
+        axes[0].annotate(f" {name}", (start, 1.03), weight="bold", **AT_BATCH)
         start = batch[-1]
     axes[0].set(ylabel="squared error", yscale="log")
-    axes[1].set(ylabel="L0", ylim=(0, 1.25 * axes[1].get_ylim()[1]))
+    axes[1].set(ylabel="L0", ylim=(0, None))
     axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
     axes[2].set(xlabel="training batch", xlim=(0, start))
     axes[2].xaxis.set_major_formatter("{x:,.0f}")
+    fig.align_ylabels()
     ends = (f"{name.capitalize()}: {found[-1]} of {n_features} found" for name, _, found in phases)
     return _headline(fig, ". ".join(ends))
 
 
 @styled
 def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
-    """The four worst matches, a panel each: one coordinate a column, a mark for each set.
+    """Features side by side, neuron by neuron: a bar for the ground truth, one for the learned.
 
-    truth (n, d), learned: one or two sets (n, d), row j for feature j; worst by the first.
-    Coordinates have no order, so no line joins them.
+    truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none; the
+    second set is a thin mark. All are drawn up to 12 features, of more the ten worst by the first
+    set; of more than 40 neurons the first 40.
     """
-    looks = (("o", BLUE), ("x", ORANGE), ("_", GREY))
     sets = {name: np.asarray(rows, float) for name, rows in {"true": truth, **learned}.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
-    cosines = {name: (sets[name] * sets["true"]).sum(axis=1) for name in learned}
-    first = next(iter(cosines.values()))
-    fig, axes = plt.subplots(2, 2, figsize=(6, 5), sharex=True, sharey=True)
-    for ax, j in zip(axes.flat, first.argsort()[:4], strict=False):
-        ax.axhline(0, color=GREY, linewidth=0.8)
-        for (name, rows), (mark, colour) in zip(sets.items(), looks, strict=False):
-            ax.plot(rows[j], mark, color=colour, label=name, fillstyle="none", ms=11, mew=2)
-        scores = ", ".join(f"{name} {down(cosines[name][j], 3)}" for name in learned)
-        ax.set_title(f"feature {j}\n{scores}", fontweight="normal")
-        ax.set(ylim=(-1.2, 1.2), xticks=range(rows.shape[1]))
-    for ax in axes.flat[len(first) :]:
+    (_, true), (name, first), *others = sets.items()
+    cosine = (first * true).sum(axis=1)
+    n = len(cosine)
+    shown = range(n) if n <= 12 else np.nan_to_num(cosine, nan=-2).argsort(kind="stable")[:10]
+    rows = -(-len(shown) // 5)
+    neurons = np.arange(min(true.shape[1], 40))
+    size = (6.5, 1 + rows * (0.5 + 0.17 * len(neurons)))
+    fig, axes = plt.subplots(rows, 5, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, j in zip(axes.flat, shown, strict=False):
+        ax.axvline(0, color=LINE, linewidth=1)
+        ax.barh(neurons - 0.2, true[j, neurons], 0.38, color=BLUE, label="ground truth")
+        ax.barh(neurons + 0.2, first[j, neurons], 0.38, color=ORANGE, label=name)
+        for other, its in others:
+            ax.plot(its[j, neurons], neurons, "|", color=INK, ms=11, mew=1.4, label=other)
+        score = "none" if np.isnan(cosine[j]) else down(cosine[j], 3).replace("0.", ".")
+        ax.set_title(f"{j}: {score}", fontweight="normal")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set(xlim=(-1.08, 1.08), ylim=(len(neurons) - 0.4, -0.6), xticks=(-1, 0, 1))
+    for ax in axes.flat[len(shown) :]:
         ax.remove()
-    fig.supxlabel("hidden coordinate", fontsize=12)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    return _headline(fig, f"Worst cosine: {down(np.nanmin(first), 3)}")
+    fig.supylabel("neuron", fontsize=12, color=SOFT)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
+    alone = np.isnan(cosine).sum()
+    end = f"{alone} without a latent" if alone else f"worst cosine {down(cosine.min(), 3)}"
+    return _headline(fig, f"{which} and their cosines: {end}")
 
 
 @styled
 def plot_firing(strengths, latent_acts, partner_on) -> Axes:
     """A feature's strength against its latent's activation, a dot an input: all (n,).
 
-    partner_on: bool, the inputs that hold the opposite feature too, drawn in another mark.
+    partner_on: bool, the inputs that contain the opposite feature too, drawn in another mark.
     """
     ax = plt.subplots(figsize=(6, 4))[1]
-    ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
     strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
     with_partner = np.asarray(partner_on)
     for shown, mark, colour, label in (
         (~with_partner, ".", BLUE, "opposite feature off"),
         (with_partner, "x", ORANGE, "opposite feature on too"),
     ):
-        ax.plot(strengths[shown], latent_acts[shown], mark, color=colour, alpha=0.6, label=label)
+        look = {"color": colour, "alpha": 0.6, "mew": 1.4, "clip_on": False}
+        ax.plot(strengths[shown], latent_acts[shown], mark, label=label, **look)
     ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latents")
     if with_partner.any():
         ax.legend(loc="upper left")
@@ -302,7 +350,7 @@ def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) ->
     """
     ax, counts = plt.subplots(figsize=(6, 3.4))[1], np.asarray(counts)
     mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
-    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.15, linewidth=1)
+    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.2, linewidth=1)
     _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
     for name, (its_steps, its_counts) in other.items():
         _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
@@ -320,14 +368,86 @@ def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     for row, counts in enumerate(values.values()):
         ax.barh(row, np.mean(counts), color=PALE, height=0.7)
         apart = np.linspace(-0.22, 0.22, len(counts)) if len(counts) > 1 else 0  # none hidden
-        ax.plot(
-            counts, row + apart * np.ones(len(counts)), "o", color=BLUE, markersize=5, clip_on=False
-        )
+        at = row + apart * np.ones(len(counts))
+        ax.plot(counts, at, "o", color=BLUE, markersize=5, clip_on=False)
         mean = f"{np.mean(counts):.1f}".removesuffix(".0")
         ax.text(total * 1.04, row, mean, va="center_baseline")
     ax.set_yticks(range(len(values)), list(values))
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.set(xlim=(0, total * 1.14), xlabel=f"features found (of {total})")
     ax.invert_yaxis()
     complete = sum(min(counts) >= total for counts in values.values())
     each = ", on every seed" if max(map(len, values.values())) > 1 else ""
     return _headline(fig, f"{complete} of {len(values)} find all {total}{each}")
+
+
+def arrow(ax: Axes, start, end, colour: str = INK, width: float = 3, **more) -> None:
+    """An arrow from (x, y) to (x, y), in the axes' units."""
+    look = {"arrowstyle": "-|>,head_width=.28,head_length=.5", "color": colour, "lw": width}
+    ax.annotate("", end, start, arrowprops=look | {"shrinkA": 0, "shrinkB": 0} | more)
+
+
+@styled
+def plot_hole(fired: Mapping[str, Sequence[float]]) -> Figure:
+    """Absorption: why the latent of A may stay silent where B is on too, and in how many SAEs.
+
+    fired: {kind of input: the share of these inputs on which A's latent fires, for each SAE}; a
+    dot an SAE, filled if it fires on at least half of them.
+    """
+    size = (6.5, 2.5)
+    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 2.6))
+    for corner in ((1, 0), (0, 1)):
+        arrow(left, (0, 0), corner, LINE, 2)
+        arrow(left, corner, (1, 1), LINE, 2)
+    arrow(left, (0, 0), (1, 0), BLUE)
+    arrow(left, (0, 0), (1, 1), ORANGE)
+    for x, y, text in ((1.06, -0.02, "A"), (-0.1, 1.0, "B"), (1.06, 1.02, "A + B")):
+        left.text(x, y, text, va="center", ha="left" if x > 0 else "right")
+    left.set(xlim=(-0.3, 1.6), ylim=(-0.15, 1.2), aspect="equal")
+    left.axis("off")
+    left.set_title("2 by two latents,\n1.41 by one", fontweight="normal")
+    for row, shares in enumerate(fired.values()):
+        on = np.sort(np.asarray(shares) < 0.5)
+        look = {"s": 26, "edgecolors": BLUE, "linewidths": 1}
+        right.scatter(range(len(on)), [row] * len(on), c=np.where(on, "white", BLUE), **look)
+    right.set_yticks(range(len(fired)), list(fired))
+    right.tick_params(length=0, labelcolor=INK)
+    right.spines[:].set_visible(False)
+    right.set(xticks=(), ylim=(len(fired) - 0.4, -0.6))
+    silent = {name: (np.asarray(s) < 0.5).sum() for name, s in fired.items()}
+    worst = max(silent, key=silent.get)
+    right.set_title(f"On {worst} it is silent\nin {silent[worst]} of {len(on)} SAEs")
+    return fig
+
+
+@styled
+def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """What can be measured without ground truth, against k, and what was really found.
+
+    rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
+    for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
+    the band holds the k at which at least 99 % are found.
+    """
+    ks = np.array(sorted({row["k"] for row in rows}))
+    names = {"found": "share really found", "unexplained": "unexplained: least"}
+    names |= {"agreement": "two seeds agree: most", "mean_abs_cosine": "mean |cosine|: least"}
+    fig, axes = plt.subplots(2, 2, figsize=(6.5, 4.4), sharex=True)
+    for ax, (key, name) in zip(axes.flat, names.items(), strict=True):
+        each = [[row[key] for row in rows if row["k"] == k] for k in ks]
+        mean = np.array([np.mean(values) for values in each])
+        if key == "found":
+            good = ks[mean >= 0.99]
+        for k in good:
+            ax.axvspan(k - 0.5, k + 0.5, color=GREEN, alpha=0.15, linewidth=0)
+        for k, values in zip(ks, each, strict=True):
+            ax.plot([k] * len(values), values, "o", color=PALE, ms=4)
+        ax.plot(ks, mean, "-o", color=GREEN if key == "found" else BLUE, ms=5)
+        if key != "found":
+            best = (mean if key == "agreement" else -mean).argmax()
+            ax.plot(ks[best], mean[best], "o", color=ORANGE, mfc="none", ms=15, mew=2)
+            name += ", right" if ks[best] in good else ", wrong"
+        ax.set_title(name, fontweight="normal")
+        ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
+    for ax in axes[1]:
+        ax.set(xlabel="k", xticks=ks)
+    return _headline(fig, "Circled: the k that each measure would choose")

@@ -1,9 +1,8 @@
-"""How the lesson's figures are shown, and its playground."""
+"""How the lesson shows a figure: a sharp PNG of a stated width, with an alternative text."""
 
 import base64
 import html
 import io
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -13,20 +12,31 @@ from PIL import Image
 
 from sae_lib.lesson.plots import styled
 
-PLAYGROUND = Path(__file__).with_name("playground.html")
+DPI = 100  # an inch of a figure is shown 100 pixels wide ...
+DENSITY = 2  # ... and drawn with twice as many, for dense screens
 
 
 @styled  # ticks are made only now
-def png(fig: Figure) -> bytes:
-    """The figure as a PNG with a palette of its own: a third of the usual size. Closes it."""
+def png(fig: Figure) -> tuple[bytes, int]:
+    """A figure as a PNG, and the width at which to show it. Closes the figure.
+
+    The PNG has a palette of its own: a third of the usual size.
+    """
     raw, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format="png", facecolor="white", dpi=100)
+    fig.savefig(raw, format="png", facecolor="white", dpi=DENSITY * DPI)
     plt.close(fig)
     picture = Image.open(raw).convert("RGB")
     # the median cut, which is the default, would grey the rare colours
     how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
     picture.quantize(128, **how).save(small, format="png", optimize=True)
-    return small.getvalue()
+    return small.getvalue(), picture.width // DENSITY
+
+
+def picture(fig: Figure, alt: str) -> str:
+    """The figure inside a text cell. Markdown's own ![…](…) cannot say how wide. Closes it."""
+    data, width = png(fig)
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<img alt="{html.escape(alt)}" width="{width}" src="{source}">'
 
 
 def show(fig: Figure | Axes, what: str) -> None:
@@ -38,29 +48,7 @@ def show(fig: Figure | Axes, what: str) -> None:
     fig = fig.figure if isinstance(fig, Axes) else fig
     titles = [fig.get_suptitle(), *(ax.get_title("left") for ax in fig.axes)]
     said = "; ".join(" ".join(title.split()) for title in titles if title)
-    alt = f"{what} {said}".strip()
-    data = {"image/png": base64.b64encode(png(fig)).decode(), "text/plain": f"[figure] {what}"}
-    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
-
-
-def show_playground() -> None:
-    """Display the page that trains an SAE, in a frame of its own, so that its style stays there.
-
-    It takes the height that it needs, and 760 px where it may not be asked for that. It hands the
-    wheel on, as VS Code, which scrolls by itself, does not hear of it in a frame.
-    Where scripts may not run, the frame is removed. nbconvert's sanitiser turns it into text
-    instead: the classes, known to its pages, hide that, and the style, which the sanitiser
-    takes away, shows the frame everywhere else.
-    """
-    page = html.escape(PLAYGROUND.read_text(encoding="utf-8"))
-    frame = (
-        '<iframe title="Playground: train a sparse autoencoder in this page" '
-        'style="width:100%;height:760px;border:0" '
-        'onload="const page = this.contentDocument; if (!page) return; '
-        "this.style.height = page.body.scrollHeight + 16 + 'px'; page.addEventListener('wheel', "
-        "e => this.dispatchEvent(new WheelEvent('wheel', e)), {passive: true})\" "
-        f'srcdoc="{page}"></iframe>'
-    )
-    shown = f'<div class="lm-Widget lm-mod-hidden" style="display:block!important">{frame}</div>'
-    text = "[playground] Train an SAE in the page, and turn the price on while it runs."
-    display({"text/html": shown, "text/plain": text}, raw=True)
+    data, width = png(fig)
+    shown = {"image/png": base64.b64encode(data).decode(), "text/plain": f"[figure] {what}"}
+    metadata = {"image/png": {"alt": f"{what} {said}".strip(), "width": width}}
+    display(shown, metadata=metadata, raw=True)
