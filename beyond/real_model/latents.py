@@ -116,7 +116,9 @@ def label_tokens(
     labels = {name: np.isin(vocabulary, list(members))[of_token] for name, members in lists.items()}
     labels = {name: label for name, label in labels.items() if label[n_train:].sum() >= at_least}
     if not labels:
-        raise ValueError(f"Expected a list with {at_least} tokens in the texts set aside, got none.")
+        raise ValueError(
+            f"Expected a list with {at_least} tokens in the texts set aside, got none."
+        )
     return labels
 
 
@@ -181,9 +183,7 @@ def _f1(fired: sparse.csc_array, y: np.ndarray) -> np.ndarray:
     return 2 * (fired.T @ y) / np.maximum(n_fired + y.sum(axis=0), 1)
 
 
-def mean_differences(
-    x: torch.Tensor, labels: Sequence[np.ndarray], n_train: int
-) -> torch.Tensor:
+def mean_differences(x: torch.Tensor, labels: Sequence[np.ndarray], n_train: int) -> torch.Tensor:
     """For each list, the mean of its training tokens less the mean of all: (n_lists, width).
 
     The simplest direction that was told the list: what a latent, which was not, is up against.
