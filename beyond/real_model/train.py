@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch.nn.functional import embedding_bag, normalize
 
-from beyond.real_model.activations import Activations
 from sae_lib import TopKSparseAutoencoder, fvu, train_sae
 from sae_lib.sae import SAELoss, sae_loss
 
