@@ -10,7 +10,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSONS = [ROOT / "sparse_autoencoders.ipynb"]
+LESSONS = [ROOT / "sparse_autoencoders.ipynb", ROOT / "how_far_can_you_trust_it.ipynb"]
 
 
 def execute(

@@ -20,7 +20,6 @@ import base64
 import hashlib
 import inspect
 import io
-import json
 import lzma
 import os
 import re
@@ -38,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
 from evidence import pages  # noqa: E402
+from sae_lib.lesson import show  # noqa: E402
 from tools import pictures  # noqa: E402
 from tools.run_notebook import LESSONS, execute  # noqa: E402
 
@@ -69,10 +69,10 @@ def drawn(kind: str, name: str) -> tuple[str, str]:
         draw = getattr(pictures, name)
         picture = draw()
         summary = draw.__doc__.splitlines()[0]
-        text = pages.picture(*(picture if isinstance(picture, tuple) else (picture, summary)))
+        text = show.picture(*(picture if isinstance(picture, tuple) else (picture, summary)))
     origin = [inspect.getsource(inspect.unwrap(draw)), PICTURE.sub("", text)]
-    if kind == "figure":
-        origin.append(json.dumps(pictures.stored().get(name, "")))
+    if "_stored(" in origin[0]:
+        origin.append(pictures.NUMBERS.read_text(encoding="utf-8"))
     return text, hashlib.sha256("\0".join(origin).encode()).hexdigest()[:8]
 
 
