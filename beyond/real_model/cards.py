@@ -207,6 +207,21 @@ def guessing_card(
 
 
 @torch.no_grad()
+def own_acts(
+    language_model: LanguageModel,
+    layer: int,
+    sae: SparseAutoencoder,
+    activations: Activations,
+    text: str,
+) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """Where each token of a new text stands, and what fires on it (n_tokens, d_sae)."""
+    inputs = language_model.tokenize([text])
+    x = language_model.activations(inputs, layer)[0]
+    acts = sae.encode(activations(x))
+    acts[activations.is_outlier(x)] = 0
+    return inputs["offset_mapping"][0].tolist(), acts
+
+
 def reading(
     language_model: LanguageModel,
     layer: int,
@@ -221,11 +236,7 @@ def reading(
     """
     if not text.strip():
         raise ValueError("my_text: expected at least one word, got none.")
-    inputs = language_model.tokenize([text])
-    x = language_model.activations(inputs, layer)[0]
-    acts = sae.encode(activations(x))
-    acts[activations.is_outlier(x)] = 0
-    places = inputs["offset_mapping"][0].tolist()
+    places, acts = own_acts(language_model, layer, sae, activations, text)
     pieces, lines, at, top = [], [], 0, acts.max().item() or 1.0
     for (start, end), of_token in zip(places, acts, strict=True):
         value, latent = of_token.max(dim=0)

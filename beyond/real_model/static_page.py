@@ -1,8 +1,12 @@
-"""Write docs/latents.html: forty latents, their cards and pushed sentences, in one file to share.
+"""Write what can be shared: docs/latents.html, and the glimpse of one latent for the lesson.
 
-.venv-beyond/bin/python -m beyond.real_model.static_page
+    .venv-beyond/bin/python -m beyond.real_model.static_page
+
+docs/latents.html: forty latents, their cards and pushed sentences, in one file.
+evidence/data/glimpses.json: three short texts, and what one latent fired on.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,8 @@ import torch
 from beyond.real_model import cards, latents
 from beyond.real_model.study import Study
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "latents.html"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, GLIMPSES = ROOT / "docs" / "latents.html", ROOT / "evidence" / "data" / "glimpses.json"
 PROMPTS = ("The film is", "My brother said that")
 HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -67,12 +72,56 @@ def page(study: Study, n_fitting: int = 12, n_random: int = 28) -> str:
     return "\n".join(parts) + "</body></html>\n"
 
 
+def glimpses(study: Study) -> dict:
+    """Three texts, of ours but for the second, and the latent that best tells what is not English.
+
+    tokens: [text, strength] for each piece of the text, in order; joined they are the text.
+    """
+    latent, f1 = study.best_latent(study.not_english)
+    film = next(text for text in study.texts if "Merci Pour le Chocolat" in text)
+    start = film.index("such a mesm")
+    texts = [
+        "Je ne sais pas pourquoi, mais ce film est une belle surprise.",
+        film[start : film.index(" to be", start)],
+        "I do not know why, but this film is a lovely surprise.",
+    ]
+    shown = []
+    for text in texts:
+        where = (study.model, study.layer, study.saes["trained", 0], study.activations)
+        places, acts = cards.own_acts(*where, text)
+        ends = [end for _, end in places]
+        pieces = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        strengths = [round(value, 2) for value in acts[:, latent].tolist()]
+        shown.append([*map(list, zip(pieces, strengths, strict=True))])
+    pushes = {"as it is": torch.zeros_like(study.activations.mean)}
+    pushes["pushed"] = study.push(study.saes["trained", 0].W_dec[latent])
+    written = study.write("The film is", pushes, 16)
+    acts, foreign = study.acts(latent), study.not_english
+    return {
+        "model": "SmolLM2-135M-Instruct",
+        "layer": study.layer,
+        "latent": latent,
+        "label": "this is not English",
+        "fires on, share of tokens": round(float((acts > 0).mean()), 4),
+        "share of its strength in texts that are not English": round(
+            float(acts[foreign].sum() / acts.sum()), 2
+        ),
+        "share of tokens in such texts": round(float(foreign.mean()), 4),
+        "F1 on texts set aside": round(f1, 2),
+        "texts": [{"tokens": tokens} for tokens in shown],
+        "prompt": "The film is",
+        "written": {name: "".join(piece for piece, _ in text) for name, text in written.items()},
+    }
+
+
 def main() -> None:
     study = Study()
-    for seed in (0, 1):
-        study.make("trained", seed)
+    study.make("trained", 0)
+    GLIMPSES.write_text(json.dumps(glimpses(study), ensure_ascii=False, indent=1), "utf-8")
+    study.make("trained", 1)
     PAGE.write_text(page(study), encoding="utf-8")
-    print(f"{PAGE.name}: {PAGE.stat().st_size / 1e6:.2f} MB")
+    for path in (GLIMPSES, PAGE):
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

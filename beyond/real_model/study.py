@@ -12,6 +12,9 @@ from beyond.real_model.language_model import OUT, load_language_model, with_rand
 from beyond.real_model.texts import film_texts, word_lists
 from beyond.real_model.train import SoftFrozen, TopK, look_alike, train
 
+# Spanish and Portuguese: some thirty of the texts are in these, and none in French
+FOREIGN = frozenset("que una un para por el los las del y es se uma um não em o da".split())
+
 
 class Study:
     """A language model, a layer of it, texts, and SAEs on that layer, kept in a folder.
@@ -80,6 +83,21 @@ class Study:
 
     def acts(self, latent: int, kind: str = "trained") -> np.ndarray:
         return cards.column(self.codes[kind, 0], latent)
+
+    def best_latent(self, label: np.ndarray) -> tuple[int, float]:
+        """The trained latent that fits labelled tokens best on the training texts, its F1 aside."""
+        n_train = self.activations.n_train
+        if not label[:n_train].any():
+            raise ValueError("Expected words that occur in the training texts, got none.")
+        latent, f1 = latents.f1_scores(self.codes["trained", 0], [label], n_train).best_latents()
+        return int(latent[0]), float(f1[0])
+
+    @cached_property
+    def not_english(self) -> np.ndarray:
+        """Which tokens are of a text with a FOREIGN word in every tenth place: (n_tokens,)."""
+        of_text = self.activations.tokens[:, 0]
+        n_foreign = np.bincount(of_text, np.isin(self.words, list(FOREIGN)))
+        return (n_foreign > 0.1 * np.bincount(of_text))[of_text]
 
     def push(self, direction: torch.Tensor, amount: float = 0.8) -> torch.Tensor:
         """A vector along a direction; amount 1 is as long as a usual activation."""

@@ -160,7 +160,7 @@ def test_it_looks_at_everything_before_it_writes(sae, tmp_path):
 
     with pytest.raises(ValueError, match="computes something else"):
         export_to_saelens(in_general_position(Edited(5, 20)), tmp_path / "a")
-    with pytest.raises(ValueError, match="scale: expected a finite number above 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"scale: expected a finite number above 0, got 0\.0"):
         export_to_saelens(sae, tmp_path / "a", scale=0.0)
     with pytest.raises(ValueError, match="metadata: expected what JSON can hold"):
         export_to_saelens(sae, tmp_path / "a", metadata={"layer": torch.tensor(3)})
@@ -170,7 +170,7 @@ def test_it_looks_at_everything_before_it_writes(sae, tmp_path):
 @pytest.mark.parametrize("left", ["cfg.json", "sae_weights.safetensors"])
 def test_what_is_there_is_overwritten_only_when_told_to(left, sae, tmp_path):
     (tmp_path / left).write_text("mine")
-    with pytest.raises(FileExistsError, match=f"holds {re.escape(left)} already; pass"):
+    with pytest.raises(FileExistsError, match=re.escape(f"holds {left} already; pass")):
         export_to_saelens(sae, tmp_path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(left, "mine")]
     export_to_saelens(sae, tmp_path, overwrite=True)
