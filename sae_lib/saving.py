@@ -114,6 +114,5 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
         sae = TopKSparseAutoencoder(d_in, d_sae, k=config["k"])
     else:
         sae = SparseAutoencoder(d_in, d_sae)
-    weights = {name: finite(f"{name} in float32", w.float()) for name, w in weights.items()}
-    sae.load_state_dict(weights, assign=True)  # whatever torch's default dtype and device are
+    sae.load_state_dict({k: finite(f"{k} in float32", w.float()) for k, w in weights.items()})
     return sae

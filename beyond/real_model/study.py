@@ -1,5 +1,6 @@
 """What the page and docs/latents.html share: the model, what it read, its SAEs and their cards."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from beyond.real_model.language_model import OUT, load_language_model, with_rand
 from beyond.real_model.texts import film_texts, word_lists
 from beyond.real_model.train import SoftFrozen, TopK, look_alike, train
 
-# Spanish and Portuguese: some thirty of the texts are in these, and none in French
-FOREIGN = frozenset("que una un para por el los las del y es se uma um não em o da".split())
+# Spanish and Portuguese: 26 of the page's texts are in these, and none in French
+FOREIGN = frozenset(
+    ["de", "la", "que", "una", "un", "para", "por", "el", "los", "las", "del", "y", "es", "se", "su", "uma", "um", "não", "em", "o", "e", "da", "ao", "mais"]
+)
 
 
 class Study:
@@ -94,10 +97,10 @@ class Study:
 
     @cached_property
     def not_english(self) -> np.ndarray:
-        """Which tokens are of a text with a FOREIGN word in every tenth place: (n_tokens,)."""
-        of_text = self.activations.tokens[:, 0]
-        n_foreign = np.bincount(of_text, np.isin(self.words, list(FOREIGN)))
-        return (n_foreign > 0.1 * np.bincount(of_text))[of_text]
+        """Which tokens are of a text with more than one FOREIGN word in ten: (n_tokens,)."""
+        words = [re.findall(r"[^\W\d_]+|\S", text.lower()) for text in self.texts]
+        share = np.array([np.mean([word in FOREIGN for word in of_text]) for of_text in words])
+        return share[self.activations.tokens[:, 0]] > 0.1
 
     def push(self, direction: torch.Tensor, amount: float = 0.8) -> torch.Tensor:
         """A vector along a direction; amount 1 is as long as a usual activation."""
