@@ -1,4 +1,4 @@
-"""The page and the slides: `jupyter nbconvert --config docs/nbconvert_config.py --to html` (slides).
+"""The page and the slides: `jupyter nbconvert --config docs/nbconvert_config.py --to html`.
 
 Each is one file that needs no network: formulas become MathML here, which browsers draw by
 themselves, and the slides carry reveal.js (`npm install --no-save reveal.js@6.0.2` brings it).
