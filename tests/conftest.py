@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sae_lib import FALLING_PRICE, SparseAutoencoder, ToyModel, train_saes, train_toy_models
+from sae_lib.lesson import playground, show, verdict
 from sae_lib.training import TrainingHistory
 
 matplotlib.use("Agg")
@@ -37,6 +38,16 @@ def trained() -> Trained:
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in SEEDS]
     histories = train_saes(saes, pools, **FALLING_PRICE)
     return Trained(models, features, pools, saes, histories)
+
+
+@pytest.fixture(scope="module")
+def displayed():
+    """What the lessons display goes into this list, and nowhere else."""
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (show, playground, verdict):
+            patch.setattr(module, "display", lambda data, **options: shown.append(data))
+        yield shown
 
 
 @pytest.fixture

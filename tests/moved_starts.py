@@ -59,24 +59,29 @@ def spread(cell: nbformat.NotebookNode, texts: list[str]) -> list[str]:
     return lines
 
 
+def report(path: Path, seeds: range) -> str:
+    """Run it with each seed and print the spread; returns what the comparison does not allow."""
+    saved, runs, wrong = nbformat.read(path, as_version=4), [], []
+    run_alone.compared(saved, saved)  # raises at once if a cell declares what it does not show
+    for seed in seeds:
+        runs.append(run(path, seed))
+        if found := run_alone.compared(saved, runs[-1]):
+            wrong.append(f"{path.name}, moved by seed {seed}: {found}")
+    for i, cell in enumerate(saved.cells):
+        if not run_alone.ignored(cell):
+            for line in spread(cell, [shown(now.cells[i].outputs) for now in runs]):
+                print(line)
+    return "\n".join(wrong)
+
+
 def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=LESSONS)
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next has 1 more")
     arguments = parser.parse_args()
-    wrong = []
-    for path in arguments.notebooks:
-        saved, runs = nbformat.read(path, as_version=4), []
-        for seed in range(arguments.seed, arguments.seed + arguments.n):
-            runs.append(run(path, seed))
-            if found := run_alone.compared(saved, runs[-1]):
-                wrong.append(f"{path.name}, moved by seed {seed}: {found}")
-        for i, cell in enumerate(saved.cells):
-            if not run_alone.ignored(cell):
-                for line in spread(cell, [shown(now.cells[i].outputs) for now in runs]):
-                    print(line)
-    return "\n".join(wrong)
+    seeds = range(arguments.seed, arguments.seed + arguments.n)
+    return "\n".join(report(path, seeds) for path in arguments.notebooks).strip()
 
 
 if __name__ == "__main__":

@@ -35,14 +35,10 @@ def found(directions, truth) -> float:
 def test_directions_have_length_one_and_run_both_ways(baseline):
     directions = baseline(SQUARE @ SLANTED)
     assert directions.shape == (4, 2) and directions.dtype == torch.float32
+    assert baseline != neuron_directions or torch.equal(directions[:2], torch.eye(2))
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(4))
     if baseline in SIGNED:
         assert torch.equal(directions[2:], -directions[:2])
-
-
-def test_neurons_are_the_axes():
-    axes = neuron_directions(torch.ones(1, 3))
-    assert torch.equal(axes, torch.cat([torch.eye(3), -torch.eye(3)]))
 
 
 def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
@@ -89,14 +85,6 @@ def test_same_seed_gives_identical_directions_and_another_others(baseline):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@all_five
-def test_activations_may_carry_a_gradient_or_be_of_numpy(baseline):
-    activations = (SQUARE @ SLANTED)[:100].double()
-    expected = baseline(activations)
-    assert torch.equal(baseline(activations.clone().requires_grad_()), expected)
-    assert torch.equal(baseline(activations.numpy()), expected)
-
-
 @pytest.mark.parametrize("baseline", [pca_directions, ica_directions, sparse_coding_of_four])
 def test_activations_that_are_all_the_same_are_refused(baseline):
     with pytest.raises(ValueError, match="expected rows that differ, got the same"):
@@ -107,6 +95,7 @@ def test_fewer_activations_than_clusters_are_refused():
     x = torch.cat([torch.eye(3), torch.zeros(9, 3)])
     with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
         kmeans_of_four(x)
+    assert len(kmeans_of_four(torch.eye(4))) == 4
 
 
 def test_ica_and_sparse_coding_find_the_features_of_the_toy_model_and_axes_do_not(trained):

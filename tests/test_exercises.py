@@ -1,5 +1,6 @@
 """The checks: right answers pass, likely mistakes are named, stubs stay 'not attempted yet'."""
 
+import copy
 import functools
 import itertools
 import math
@@ -20,15 +21,16 @@ def nothing_checked_yet(monkeypatch):
     monkeypatch.setattr(exercises, "_best", {})
 
 
+dying_sae = functools.cache(exercises.dying_sae)
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Trainings that tell nothing, for what does not depend on them."""
-
-    def train_two_steps(sae, activations, **settings):
-        n_steps = 400 if settings["l1_coefficient"] == 1 else 2  # what kills the latents stays
-        return train_sae(sae, activations, **settings | {"n_steps": n_steps})
-
-    monkeypatch.setattr(exercises, "train_sae", train_two_steps)
+    dying = dying_sae()
+    two_steps = lambda *data, **settings: train_sae(*data, **settings | {"n_steps": 2})  # noqa: E731
+    monkeypatch.setattr(exercises, "dying_sae", lambda: copy.deepcopy(dying))
+    monkeypatch.setattr(exercises, "train_sae", two_steps)
 
 
 @pytest.fixture
@@ -68,6 +70,18 @@ def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc")):
             sae.b_enc[dead] = 0
 
 
+def careless(answer):
+    """The answer, which then spoils what it was given."""
+
+    def spoiling(*inputs):
+        value = answer(*inputs)
+        for tensor in inputs:
+            isinstance(tensor, torch.Tensor) and tensor.zero_()
+        return value
+
+    return spoiling
+
+
 def stub(*inputs):
     raise NotImplementedError
 
@@ -92,7 +106,9 @@ def test_only_what_was_checked_is_counted_and_the_best_of_each_stays(said, capsy
 
 @each_function
 def test_right_answers_pass_and_stubs_are_not_attempted_yet(name, check, right, said):
-    assert said(check, right).startswith(f"{name}: correct.")
+    text = said(check, careless(right))
+    assert text.startswith(f"{name}: correct.")
+    assert check != exercises.check_revive or int(re.search(r"Left .* alive, (\d+)", text)[1]) < 8
     for answer in (stub, torch.no_grad()(stub), None):
         assert said(check, answer) == f"{name}: not attempted yet.\n"
     for check in (exercises.check_lambda, exercises.check_diagnosis):
@@ -122,17 +138,6 @@ def test_errors_and_strange_answers_become_one_line(name, check, right, said, sh
 @pytest.mark.parametrize("form", [torch.as_tensor, np.asarray, lambda v: list(np.atleast_1d(v))])
 def test_forms_of_a_right_answer(form, name, check, right, said):
     assert ": correct." in said(check, lambda *inputs: form(right(*inputs)))
-
-
-@pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS[1:])
-def test_what_an_answer_does_to_its_inputs_changes_no_check(name, check, right, said):
-    def damaging(*inputs):
-        value = right(*inputs)
-        inputs[-1].zero_()
-        return value
-
-    assert ": correct." in said(check, damaging)
-    assert ": not yet." in said(check, lambda *inputs: inputs[-1].zero_().repeat(2, 1))
 
 
 def test_each_wrong_price_is_named_or_shown_where_it_is_off(said):
@@ -175,36 +180,17 @@ def test_cheats_that_fool_nobody(answer, hint, said):
 
 
 @pytest.mark.parametrize(
-    ("l1_coefficient", "start", "hint"),
+    ("answer", "text"),
     [
-        (0.01, "not yet. λ = 0.01 recovers", "Too small"),
-        (torch.tensor(0.12), "correct. λ = 0.12 recovers 16 of the 16 hidden features", ""),
-        (np.float32(0.5), "not yet. λ = 0.5 recovers", "Too large"),
+        (0.01, r"not yet\. λ = 0\.01 recovers \d+ of .* Too small: .*"),
+        (torch.tensor(0.12), r"correct\. λ = 0\.12 recovers 16 of the 16 .* unexplained\."),
+        (np.float32(0.5), r"not yet\. λ = 0\.5 recovers \d+ of .* Too large: .*"),
+        *((n, r"not yet\. .*expected 0 to 1e\+06, got .*") for n in (-1.0, 1e30, math.nan)),
+        *((x, r"not yet\. Expected .*, got .*") for x in ("0,1", [0.1, 1], {}, 1 + 0j, 10**400)),
     ],
 )
-def test_lambda_is_judged_by_the_features_it_finds(l1_coefficient, start, hint, said):
-    text = said(exercises.check_lambda, l1_coefficient)
-    assert text.startswith(f"choosing λ: {start}") and hint in text
-    assert text.count("Too ") == len(hint.split()) / 2
-
-
-@pytest.mark.parametrize(
-    "answer", [-1.0, 1e30, math.nan, math.inf, "0,1", [0.1, 1], {}, 0.1 + 0j, 10**400]
-)
-def test_a_lambda_that_is_no_lambda_gets_a_sentence(answer, said):
-    text = said(exercises.check_lambda, answer)
-    assert re.match(r"choosing λ: not yet\. .*[Ee]xpected .*, got ", text)
-    assert text.count("\n") == 1 and len(text) < 250
-
-
-@pytest.mark.parametrize(
-    ("check", "answer"), [(exercises.check_lambda, 0.1), (exercises.check_revive, revive)]
-)
-def test_fifteen_of_sixteen_is_not_all(check, answer, said, short, monkeypatch):
-    monkeypatch.setattr(exercises, "recovered", lambda *of: 15)
-    assert ": not yet." in said(check, answer)
-    monkeypatch.setattr(exercises, "recovered", lambda *of: 16)
-    assert ": correct." in said(check, answer)
+def test_lambda_is_judged_by_the_features_it_finds(answer, text, said):
+    assert re.fullmatch(f"choosing λ: {text}\n", said(exercises.check_lambda, answer))
 
 
 def test_the_mystery_is_what_it_says_and_a_copy():
@@ -216,17 +202,15 @@ def test_the_mystery_is_what_it_says_and_a_copy():
 
 
 def test_the_broken_runs_show_their_faults(monkeypatch):
-    trained = []
-
-    def kept(sae, *data, **settings):
-        trained.append(sae)
-        return train_sae(sae, *data, **settings)
-
+    saes = []
+    kept = lambda sae, *data, **settings: saes.append(sae) or train_sae(sae, *data, **settings)  # noqa: E731
     monkeypatch.setattr(exercises, "train_sae", kept)
     runs = exercises.broken_runs()
+    found = [recovered(sae.W_dec, exercises._mystery()[0]) for sae in saes]
+    assert found[0] == 16 and max(found[1:]) < 12  # A, C, D; B is the start of the healthy run
     assert list(runs) == ["healthy", *exercises.FAULTS] == ["healthy", "A", "B", "C", "D"]
-    assert recovered(trained[0].W_dec, exercises._mystery()[0]) == 16
     last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
+    # with at least twice the room that moved starts took
     assert last["A"]["norm"] > 2  # never renormalised: it grows
     assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
     assert last["B"]["l0"] > 1.4 * last["healthy"]["l0"]  # stopped while it still falls
@@ -275,7 +259,7 @@ CHANGED = "Latents that were alive were changed too"
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (functools.partial(revive, resets=["W_enc"]), SILENT),
+        (functools.partial(revive, resets=[]), SILENT),
         (lambda sae, x: sae(x), SILENT),
         (replacing, SILENT),
         (functools.partial(revive, same=True), "do not find all: .* a direction of its own"),
@@ -291,13 +275,22 @@ def test_wrong_revivals_are_named(answer, hint, said, short):
     assert re.match(f"dead latents: not yet. .*{hint}", said(exercises.check_revive, answer))
 
 
-def test_a_revival_may_normalise_and_has_the_same_verdict_each_time(said):
+normalising = and_then(lambda sae: sae.normalize_decoder_())
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"), [(exercises.check_lambda, 0.1), (exercises.check_revive, normalising)]
+)
+def test_fifteen_of_sixteen_is_not_all(check, answer, said, short, monkeypatch):
+    monkeypatch.setattr(exercises, "recovered", lambda *of: 15)
+    assert ": not yet." in said(check, answer)
+    monkeypatch.setattr(exercises, "recovered", lambda *of: 16)
+    assert ": correct." in said(check, answer)
+
+
+def test_a_revival_gets_the_same_draw_each_time(said, short):
     torch.manual_seed(5)
-    before = torch.get_rng_state()
-    normalising = and_then(lambda sae: sae.normalize_decoder_())
-    first = said(exercises.check_revive, normalising)
-    assert ": correct." in first and "16 of 16 features found. Left alone:" in first
-    assert int(re.search(r"Left alone: \d+ of 32 latents alive, (\d+)", first)[1]) < 8
+    before, first = torch.get_rng_state(), said(exercises.check_revive, revive)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert said(exercises.check_revive, normalising) == first
+    assert said(exercises.check_revive, revive) == first

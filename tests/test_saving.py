@@ -128,30 +128,22 @@ OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"architecture": "jumprelu"},
-            "architecture: expected one of .*, got 'jumprelu'",
-        ),
+        ({"architecture": "jumprelu"}, "architecture: expected one of .*, got 'jumprelu'"),
         ({"without": ["architecture"]}, "'architecture'"),
         ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
         ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
         ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
         ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
-        *(
-            (TOPK | {"k": k}, rf"k: expected one of range\(1, 21\), got {k!r}")
-            for k in (0, 21, "3", None)
-        ),
+        (TOPK | {"k": 0}, r"k: expected one of range\(1, 21\), got 0"),
+        (TOPK | {"k": 21}, r"k: expected one of range\(1, 21\), got 21"),
         (TOPK | {"without": ["k"]}, "'k'"),
         ({"k": 3}, "k: expected no such key, got 3"),
         (OLD, "activation_fn_str: expected no such key, got 'topk'"),
         ({"hook_name": "blocks.0.attn.hook_z"}, "hook_name: expected no such key, got 'blocks"),
-        ({"weights": {"scaling_factor": torch.ones(20)}}, "scaling_factor"),
+        ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
         ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
-        (
-            {"weights": {"b_dec": torch.full((5,), 1e39, dtype=torch.double)}},
-            "b_dec in float32: expected finite",
-        ),
+        ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
         ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec: expected floats"),
         ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
         ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
@@ -164,29 +156,21 @@ def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message,
     assert "\n" not in str(raised.value)
 
 
+WOULD_END_PYTHON = b"cbuiltins\nexit\n(tR."  # were it unpickled
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(name, folder):
-    would_end_python = b"cbuiltins\nexit\n(tR."  # were it unpickled
-    for content in (b"", b"\xff" * 64, b"[1]", would_end_python):
-        (folder / name).write_bytes(content)
-        with pytest.raises(ValueError, match="holds no SAE that can be read") as raised:
-            load_sae(folder)
-        assert "\n" not in str(raised.value)
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"[1]", WOULD_END_PYTHON, POINTER, b" <a>"])
+def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(content, name, folder):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="holds no SAE that can be read: ") as raised:
+        load_sae(folder)
+    said = {POINTER: f"{FILES[1]} is a Git LFS pointer", b" <a>": f"{FILES[1]} is a web page"}
+    assert name == FILES[0] or said.get(content, "") in str(raised.value)
+    assert "\n" not in str(raised.value)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
-        load_sae(folder)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
-        (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
-    ],
-)
-def test_what_a_download_left_in_place_of_the_weights_is_named(content, said, folder):
-    (folder / FILES[1]).write_bytes(content)
-    with pytest.raises(ValueError, match=f"sae_weights.safetensors is {said}"):
         load_sae(folder)
 
 

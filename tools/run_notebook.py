@@ -36,23 +36,21 @@ def execute(
             return KernelSpec(argv=[str(python), *launcher, quiet])
 
     notebook.metadata.pop("widgets", None)  # of another run; and without `state` no page is made
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
-    options = {
-        "timeout": 900,
-        "coalesce_streams": True,
-        "kernel_manager_class": OnePython,
-    } | options
+    first = [nbformat.v4.new_code_cell(before)] if before else []
+    notebook.cells[:0] = first
+    options = {"timeout": 900, "resources": {"metadata": {"path": str(folder)}}, **options}
+    how = {"kernel_manager_class": OnePython, "coalesce_streams": True, **options}
     try:
-        NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
+        NotebookClient(notebook, **how).execute()
     finally:
-        del notebook.cells[0]
+        del notebook.cells[: len(first)]
 
 
 def verdict(notebook: nbformat.NotebookNode) -> str:
-    """The last printed line that begins like "10 of 10 recovered", or an empty string.
+    """The last output that begins like "10 of 10 recovered", or an empty string.
 
-    By its words, as nbstripout and Jupytext drop the cells' ids.
+    It is known by its words, as nbstripout and Jupytext drop the cells' ids.
     """
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    printed = "".join(out.text for out in outputs if out.get("name") == "stdout")
-    return (re.findall(r"(?m)^\d+ of \d+ recovered.*$", printed) or [""])[-1]
+    texts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs]
+    return next((t.strip() for t in texts[::-1] if re.match(r"\d+ of \d+ recovered", t)), "")

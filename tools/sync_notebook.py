@@ -7,7 +7,7 @@ What is generated stands below a line that marks it, so that an author can add o
 
     # from sae_lib/sae.py: SAELoss, sae_loss     a code cell that shows these objects
     <!-- figure: draw_sae -->                    a picture of tools/pictures.py
-    <!-- evidence: map -->                       a table or figure of evidence/pages.py
+    <!-- evidence: map -->                       a table or figure of evidence/run.py
 
 A picture is made again only when what it is drawn from changes (the word behind its name says from
 what). Also: the library that a folded cell carries, and the Colab badge, if pyproject.toml names a
@@ -36,7 +36,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
-from evidence import pages  # noqa: E402
+from evidence.run import EXPERIMENTS  # noqa: E402
 from sae_lib.lesson import show  # noqa: E402
 from tools import pictures  # noqa: E402
 from tools.run_notebook import LESSONS, execute  # noqa: E402
@@ -60,10 +60,10 @@ def shown_source(path: str, names: str) -> str:
 
 
 def drawn(kind: str, name: str) -> tuple[str, str]:
-    """A table or figure of evidence/pages.py, or a picture as a Markdown image; and what it is
+    """A table or figure of the evidence, or a picture as a Markdown image; and what it is
     drawn from, in eight letters: the code that draws it, its words, its numbers."""
     if kind == "evidence":
-        draw = pages.PAGES[name]
+        _, draw = EXPERIMENTS[name]
         text = draw()
     else:
         draw = getattr(pictures, name)

@@ -15,37 +15,22 @@ from matplotlib.patches import Rectangle
 from sae_lib.metrics import fires, match_features
 
 INK, SOFT, LINE = "#1d2125", "#5b6570", "#b9c2ca"  # text, second to it, axes
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6b6b6b"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#005f9e", "#D55E00", "#009E73", "#9a4f96", "#6b6b6b"
 PALE = "#a9cfe8"
 # for features side by side: each a step lighter than the one before, so that they stay four
 # to a colour-blind eye and in grey print
-FEATURES = ("#312a7d", "#c0400f", "#1f9e89", "#f2b233")
+FEATURES = ("#2d2670", "#b8390c", "#26a693", "#f5bd45")
 # Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
-DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
-STYLE = {
-    "figure.dpi": 100,
-    "figure.constrained_layout.use": True,
-    "font.size": 12,
-    "text.color": INK,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-    "lines.linewidth": 2.2,
-    "legend.fontsize": 12,
-    "legend.frameon": False,
-    "legend.borderpad": 0.1,
-}
+DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"], N=257)
+STYLE = dict.fromkeys(["font.size", "legend.fontsize", "axes.titlesize", "figure.titlesize"], 12)
+STYLE |= dict.fromkeys(["axes.titleweight", "figure.titleweight"], "bold")
+STYLE |= dict.fromkeys(["axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], SOFT)
+STYLE |= dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color"], LINE)
+STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right"], False)
+STYLE |= {"text.color": INK, "axes.titlelocation": "left", "lines.linewidth": 2.2}
+STYLE |= {"legend.edgecolor": "none", "legend.framealpha": 1, "legend.borderpad": 0.1}
+STYLE |= {"figure.dpi": 100, "figure.constrained_layout.use": True}
 MARK = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}  # a moment worth a line
 AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
 MOST = 100  # rows, and columns, that a heatmap shows; of more the first
@@ -69,6 +54,12 @@ def _headline(fig: Figure, text: str) -> Figure:
     """A title across all panels, from the left edge."""
     fig.suptitle(text, x=0.01, ha="left")
     return fig
+
+
+def _count_found(ax: Axes, n_features: int) -> None:
+    """The axis of recovered features: whole numbers up to all of them."""
+    ax.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
+    ax.yaxis.get_major_locator().set_params(integer=True)
 
 
 def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
@@ -104,7 +95,7 @@ def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.9
     for (row, column), value in np.ndenumerate(matrix if high > 0.2 else matrix[:0]):
         text = down(value if abs(value) < one else np.sign(value))
         text = text.replace("0.", ".").removesuffix(".00")
-        if abs(value) >= numbers and 0.09 * len(text) < wide:
+        if abs(value) >= numbers and 0.1 * len(text) + 0.02 < wide:
             colour = "white" if value > 0.7 else INK
             ax.text(column, row, text, ha="center", va="center", color=colour)
     if full != matrix.shape:
@@ -132,7 +123,7 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
     frames = enumerate(np.flatnonzero(found.latent >= 0))
     frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
     ax = plot_matrix(cosines[order], ax, yticks=order, numbers=numbers, one=one, marked=frames)
-    faded = np.where(cosines[order].max(axis=1, keepdims=True) >= one, 1, 0.35)
+    faded = np.where(cosines[order].max(axis=1, keepdims=True) >= one, 1, 0.25)
     ax.images[0].set_alpha(np.broadcast_to(faded, cosines.shape)[:MOST, :MOST])
     end = -0.5
     for name, members in groups.items():
@@ -165,32 +156,33 @@ def plot_gram(W) -> Figure:
 
 @styled
 def plot_chance(chance, cosine, found: int | None = None) -> Figure:
-    """The verdict: how many are found, and the worst cosine beside that of random dictionaries.
+    """The worst matched cosine beside those of random dictionaries, whose means are pale.
 
     chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
-    found: what to write large; without it only the histograms are drawn.
+    found: a count to write large above it, which makes the figure a verdict.
     """
     chance, cosine = np.asarray(chance), np.asarray(cosine)
     worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
-    luckiest, alone = worst_of_chance.max(), np.isnan(cosine).sum()
-    limit = np.ceil(100 * luckiest - 1e-9) / 100  # up, as it bounds from above
-    worst = "none" if alone else down(np.min(cosine), 3)
+    limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
+    alone = np.isnan(cosine).any()
     fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
-    said.axis("off")
-    lines = [(0.42, worst, ORANGE, 20), (0.3, "the worst cosine", SOFT, 12)]
-    lines += [(0.12, f"{limit:.2f}", GREY, 20), (0, "the luckiest by chance", SOFT, 12)]
+    texts = [("none" if alone else down(cosine.min(), 3), ORANGE, 20, "the worst cosine")]
+    texts += [(f"{limit:.2f}", GREY, 20, f"the luckiest of {len(chance)}\nby chance")]
     if found is not None:
-        lines += [(0.74, f"{found} of {len(cosine)}", INK, 34), (0.62, "found", SOFT, 12)]
-    for y, text, colour, size in lines:
-        bold = "bold" if size > 12 else "normal"
-        said.text(0, y, text, color=colour, size=size, weight=bold, transform=said.transAxes)
+        texts.insert(0, (f"{found} of {len(cosine)}", INK, 34, "found"))
+    for y, (text, colour, size, what) in zip((0.12, 0.44, 0.78), reversed(texts), strict=False):
+        said.text(0, y, text, color=colour, size=size, weight="bold")
+        said.text(0.01, y - 0.03, what, color=SOFT, va="top")
+    said.axis("off")
     look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
-    highest = 0
-    for values, colour, name in ((worst_of_chance, GREY, "worst"), (mean_of_chance, PALE, "mean")):
-        highest = max(highest, *ax.hist(values, color=colour, **look)[0])
-        ax.annotate(name, (np.median(values), 0.93), **AT_BATCH, ha="center", color=SOFT)
+    highest = max(
+        ax.hist(worst_of_chance, color=GREY, **look)[0].max(),
+        ax.hist(mean_of_chance, color=PALE, **look)[0].max(),
+    )
+    ax.annotate("worst", (np.median(worst_of_chance), 0.93), ha="right", color=SOFT, **AT_BATCH)
+    ax.annotate("mean", (np.median(mean_of_chance), 0.93), ha="left", color=SOFT, **AT_BATCH)
     if not alone:
-        ax.plot([np.min(cosine)] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
+        ax.plot([cosine.min()] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1.2 * highest), xlabel="matched cosine", yticks=())
     ax.spines["left"].set_visible(False)
     ax.set_title(f"{len(chance)} random dictionaries", fontweight="normal", color=SOFT)
@@ -208,42 +200,43 @@ def plot_training(
     error below a hundredth of it counts as gone. oracle_loss, true_l0: what the ground truth
     has. final_l0: over all activations, as the last batch alone is noisy.
     """
-    curves = history.reconstruction, history.sparsity, history.l0, found, history.step
-    error, price, l0, found, step = map(np.array, curves)
+    curves = history.step, history.reconstruction, history.sparsity, history.l0
+    step, error, price, l0 = map(np.array, curves)
     gone = _lasting(error < 0.01 * variance, step)
-    complete = _lasting(found >= n_features, step)
-    loss, sparsity, recovery = panels = [_panel(height) for height in (3.3, 2.4, 2.6)]
+    complete = _lasting(np.asarray(found) >= n_features, step)
+    loss, sparsity, recovery = panels = _panel(3.4, top=0.6), _panel(2.3), _panel(2.6, bottom=0.6)
     _over_batches(loss, step, error + price, color=INK, label="total")
     _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
     _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
-    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 20 * max(1e-9, *(error + price))))
-    loss.set_title(f"The error is gone by batch {gone:,}" if gone else "The error does not go away")
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *(error + price))))
+    title = f"The error is gone by batch {gone:,}" if gone else "The error does not go away"
+    loss.set_title(title, pad=24)  # above the names of the two moments
     _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
-    sparsity.set(ylabel="L0", ylim=(0, 1.4 * max(l0.max(), true_l0, 1)))
+    sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    title = f"All {n_features} from batch {complete:,} on" if complete else ""
-    title = title or f"{found[-1]} of {n_features} at the end"
-    recovery.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}", title=title)
-    for ax in panels:
-        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        for batch in filter(None, (gone, complete)):
-            ax.axvline(batch, **MARK)
-        if ax is not recovery:
-            ax.set_xlabel("")  # one for all three
-            ax.legend(loc="upper left", ncols=2)
+    _count_found(recovery, n_features)
+    title = f"{found[-1]} of {n_features} at the end"
+    recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
     for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
+        for ax in panels if batch else ():
+            ax.axvline(batch, **MARK)
         if batch:
             loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+    for ax in panels:
+        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
+        if ax is not recovery:  # the last one's label is for all three
+            ax.set_xlabel("")
+            ax.legend(loc="upper left", ncols=2, borderaxespad=0)
     return tuple(ax.figure for ax in panels)
 
 
-def _panel(height: float) -> Axes:
-    """A figure whose margins are the same at any height, so that the axes of several line up."""
+def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
+    """A figure with margins in inches, the same at the sides: so the axes line up."""
     fig, ax = plt.subplots(figsize=(6, height), layout="none")
-    fig.subplots_adjust(0.14, 0.6 / height, 0.97, 1 - 0.3 / height)
+    fig.subplots_adjust(0.14, bottom / height, 0.97, 1 - top / height)
     return ax
 
 
@@ -268,7 +261,7 @@ def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
         start = batch[-1]
     axes[0].set(ylabel="squared error", yscale="log")
     axes[1].set(ylabel="L0", ylim=(0, None))
-    axes[2].set(ylabel=f"found of {n_features}", ylim=(-0.3, n_features + 0.6))
+    _count_found(axes[2], n_features)
     axes[2].set(xlabel="training batch", xlim=(0, start))
     axes[2].xaxis.set_major_formatter("{x:,.0f}")
     fig.align_ylabels()
@@ -281,30 +274,30 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     """Features side by side, neuron by neuron: a bar for the ground truth, one for the learned.
 
     truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none; the
-    second set is a thin mark. All are drawn up to 12 features, of more the ten worst by the first
-    set; of more than 40 neurons the first 40.
+    second set is pale. All are drawn up to 12 features, of more the ten worst by the first set;
+    of more than 20 neurons the first 20.
     """
-    sets = {name: np.asarray(rows, float) for name, rows in {"true": truth, **learned}.items()}
+    sets = {"ground truth": truth, **learned}
+    sets = {name: np.asarray(rows, float) for name, rows in sets.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
-    (_, true), (name, first), *others = sets.items()
-    cosine = (first * true).sum(axis=1)
-    n = len(cosine)
+    true, first, *_ = sets.values()
+    cosine = (true * first).sum(axis=1)
+    n, neurons = len(true), np.arange(min(true.shape[1], 20))
     shown = range(n) if n <= 12 else np.nan_to_num(cosine, nan=-2).argsort(kind="stable")[:10]
-    rows = -(-len(shown) // 5)
-    neurons = np.arange(min(true.shape[1], 40))
-    size = (6.5, 1 + rows * (0.5 + 0.17 * len(neurons)))
-    fig, axes = plt.subplots(rows, 5, figsize=size, sharex=True, sharey=True, squeeze=False)
+    rows, height = -(-len(shown) // 5), 0.7 / len(sets)
+    look = {"figsize": (6.5, 1 + rows * (0.5 + 0.18 * len(neurons))), "squeeze": False}
+    fig, axes = plt.subplots(rows, min(n, 5), sharex=True, sharey=True, **look)
     for ax, j in zip(axes.flat, shown, strict=False):
+        for i, (name, directions) in enumerate(sets.items()):
+            at = neurons + (i + 0.5) * height - 0.35
+            ax.barh(at, directions[j, neurons], height, color=(BLUE, ORANGE, LINE)[i], label=name)
         ax.axvline(0, color=LINE, linewidth=1)
-        ax.barh(neurons - 0.2, true[j, neurons], 0.38, color=BLUE, label="ground truth")
-        ax.barh(neurons + 0.2, first[j, neurons], 0.38, color=ORANGE, label=name)
-        for other, its in others:
-            ax.plot(its[j, neurons], neurons, "|", color=INK, ms=11, mew=1.4, label=other)
         score = "none" if np.isnan(cosine[j]) else down(cosine[j], 3).replace("0.", ".")
-        ax.set_title(f"{j}: {score}", fontweight="normal")
+        ax.set_title(f"f{j}: {score}", fontweight="normal")
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-        ax.set(xlim=(-1.08, 1.08), ylim=(len(neurons) - 0.4, -0.6), xticks=(-1, 0, 1))
+        ax.set(xlim=(-1.08, 1.08), ylim=(len(neurons) - 0.4, -0.6), xticks=(-0.5, 0.5))
+        ax.set_yticks(neurons[:: 1 + len(neurons) // 10])
     for ax in axes.flat[len(shown) :]:
         ax.remove()
     fig.supylabel("neuron", fontsize=12, color=SOFT)
@@ -312,7 +305,7 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
     which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
     alone = np.isnan(cosine).sum()
     end = f"{alone} without a latent" if alone else f"worst cosine {down(cosine.min(), 3)}"
-    return _headline(fig, f"{which} and their cosines: {end}")
+    return _headline(fig, f"{which}; {end}")
 
 
 @styled
@@ -354,7 +347,7 @@ def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) ->
     _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
     for name, (its_steps, its_counts) in other.items():
         _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
-    ax.set(ylim=(-0.3, n_features + 0.6), ylabel=f"found of {n_features}")
+    _count_found(ax, n_features)
     complete = (counts[:, -1] == n_features).sum()
     ax.set_title(f"{complete} of {len(counts)} SAEs end with all {n_features}")
     ax.legend(loc="upper left")
@@ -394,29 +387,29 @@ def plot_hole(fired: Mapping[str, Sequence[float]]) -> Figure:
     fired: {kind of input: the share of these inputs on which A's latent fires, for each SAE}; a
     dot an SAE, filled if it fires on at least half of them.
     """
-    size = (6.5, 2.5)
-    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 2.6))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.4), width_ratios=(1, 2.2))
     for corner in ((1, 0), (0, 1)):
         arrow(left, (0, 0), corner, LINE, 2)
         arrow(left, corner, (1, 1), LINE, 2)
     arrow(left, (0, 0), (1, 0), BLUE)
     arrow(left, (0, 0), (1, 1), ORANGE)
-    for x, y, text in ((1.06, -0.02, "A"), (-0.1, 1.0, "B"), (1.06, 1.02, "A + B")):
+    for x, y, text in ((1.06, 0, "A"), (-0.08, 1, "B"), (1.08, 1, "A + B")):
         left.text(x, y, text, va="center", ha="left" if x > 0 else "right")
-    left.set(xlim=(-0.3, 1.6), ylim=(-0.15, 1.2), aspect="equal")
+    left.set(xlim=(-0.3, 1.75), ylim=(-0.1, 1.15), aspect="equal", anchor="NW")
     left.axis("off")
-    left.set_title("2 by two latents,\n1.41 by one", fontweight="normal")
+    left.set_title("By A and by B: 2\nStraight there: 1.41", fontweight="normal")
     for row, shares in enumerate(fired.values()):
-        on = np.sort(np.asarray(shares) < 0.5)
-        look = {"s": 26, "edgecolors": BLUE, "linewidths": 1}
-        right.scatter(range(len(on)), [row] * len(on), c=np.where(on, "white", BLUE), **look)
+        silent = np.sort(np.asarray(shares) < 0.5)
+        look = {"s": 18, "edgecolors": BLUE, "linewidths": 1}
+        colours = np.where(silent, "white", BLUE)
+        right.scatter(np.arange(len(silent)), [row] * len(silent), c=colours, **look)
     right.set_yticks(range(len(fired)), list(fired))
     right.tick_params(length=0, labelcolor=INK)
     right.spines[:].set_visible(False)
     right.set(xticks=(), ylim=(len(fired) - 0.4, -0.6))
-    silent = {name: (np.asarray(s) < 0.5).sum() for name, s in fired.items()}
-    worst = max(silent, key=silent.get)
-    right.set_title(f"On {worst} it is silent\nin {silent[worst]} of {len(on)} SAEs")
+    silent = {name: int((np.asarray(s) < 0.5).sum()) for name, s in fired.items()}
+    hole = max(silent, key=silent.get)
+    right.set_title(f"A's latent is silent on {hole}\nin {silent[hole]} of {len(fired[hole])} SAEs")
     return fig
 
 
@@ -428,7 +421,8 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
     for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
     the band holds the k at which at least 99 % are found.
     """
-    ks = np.array(sorted({row["k"] for row in rows}))
+    ks = sorted({row["k"] for row in rows})
+    places = np.arange(len(ks))
     names = {"found": "share really found", "unexplained": "unexplained: least"}
     names |= {"agreement": "two seeds agree: most", "mean_abs_cosine": "mean |cosine|: least"}
     fig, axes = plt.subplots(2, 2, figsize=(6.5, 4.4), sharex=True)
@@ -436,18 +430,20 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
         each = [[row[key] for row in rows if row["k"] == k] for k in ks]
         mean = np.array([np.mean(values) for values in each])
         if key == "found":
-            good = ks[mean >= 0.99]
-        for k in good:
-            ax.axvspan(k - 0.5, k + 0.5, color=GREEN, alpha=0.15, linewidth=0)
-        for k, values in zip(ks, each, strict=True):
-            ax.plot([k] * len(values), values, "o", color=PALE, ms=4)
-        ax.plot(ks, mean, "-o", color=GREEN if key == "found" else BLUE, ms=5)
+            good = mean >= 0.99
+        for place in places[good]:
+            ax.axvspan(place - 0.5, place + 0.5, color=GREEN, alpha=0.15, linewidth=0)
+        for place, values in zip(places, each, strict=True):
+            ax.plot([place] * len(values), values, "o", color=PALE, ms=4, clip_on=False)
+        look = {"color": GREEN if key == "found" else BLUE, "ms": 5, "clip_on": False, "zorder": 3}
+        ax.plot(places, mean, "-o", **look)
         if key != "found":
             best = (mean if key == "agreement" else -mean).argmax()
-            ax.plot(ks[best], mean[best], "o", color=ORANGE, mfc="none", ms=15, mew=2)
-            name += ", right" if ks[best] in good else ", wrong"
+            ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
+            ax.plot(best, mean[best], "o", color=ORANGE, **ring)
+            name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
         ax.set_title(name, fontweight="normal")
         ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
     for ax in axes[1]:
-        ax.set(xlabel="k", xticks=ks)
+        ax.set(xlabel="k", xticks=places, xticklabels=ks)
     return _headline(fig, "Circled: the k that each measure would choose")

@@ -28,7 +28,7 @@ def png(fig: Figure) -> tuple[bytes, int]:
     picture = Image.open(raw).convert("RGB")
     # the median cut, which is the default, would grey the rare colours
     how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
-    picture.quantize(128, **how).save(small, format="png", optimize=True)
+    picture.quantize(255, **how).save(small, format="png", optimize=True)
     return small.getvalue(), picture.width // DENSITY
 
 
