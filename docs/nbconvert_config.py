@@ -34,7 +34,7 @@ def markdown2html(source: str) -> str:
 
 
 def title(nb) -> str:
-    return re.search(r"(?m)^# (.*)", nb.cells[0].source)[1]
+    return "".join(re.findall(r"(?m)^# (.*)", nb.cells[0].source)[:1])
 
 
 c = get_config()  # noqa: F821
