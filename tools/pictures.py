@@ -264,7 +264,7 @@ def draw_glimpses() -> tuple[Figure, str]:
     for text in texts:
         column = 0
         for token, act in text["tokens"]:
-            if column + len(token) > 62:
+            if column + len(token) > 66:
                 line, column = line + 1, 0
             token = token if column else token.lstrip()
             box = (column, line - 0.62), len(token), 0.86
@@ -274,7 +274,7 @@ def draw_glimpses() -> tuple[Figure, str]:
         words = "".join(token for token, _ in text["tokens"]).strip()
         said.append(f"“{words}”: {max(act for _, act in text['tokens']):.2f} at most")
         line += 1.7
-    ax.set(xlim=(0, 64), ylim=(line - 1, -1))
+    ax.set(xlim=(0, 69), ylim=(line - 1, -1))
     ax.axis("off")
     return fig, f"{draw_glimpses.__doc__} {'; '.join(said)}."
 
