@@ -216,7 +216,7 @@ def choosing_k() -> Iterator[dict]:
     null: the same SAE, 4 seeds, on Gaussian noise with the mean and covariance of the activations.
     """
     cases = {
-        "20 at right angles": (orthogonal_models(20, 0.75), (1, 2, 3, 4, 5, 8, 10)),
+        "20 at right angles": (orthogonal_models(20, 0.75), (2, 3, 4, 5, 8, 10)),
         "15 in 5": (toy_models(15, 5, 0.95), (1, 2, 3, 4)),
     }
     for case, (models, ks) in cases.items():
