@@ -41,7 +41,7 @@ from sae_lib.metrics import FIRES
 from sae_lib.saving import load_sae
 
 FAR = 10  # a row so many times as far from the centre as the median row is dropped
-LEAST_STEPS, MOST_STEPS, BATCH_SIZE = 400, 1_500, 512
+LEAST_STEPS, MOST_STEPS, BATCH_SIZE = 500, 3_000, 256
 # What is trained at each k, and on how many seeds. The first two decide; the rest is shown.
 KINDS = {"data": 2, "look-alike": 2, "shuffled": 1, "frozen decoder": 1}
 MARGIN = 0.1  # "better" is at least so much less unexplained, and so much more found again
@@ -91,7 +91,7 @@ def audit(
     left unexplained and in how much two seeds find again, by more than `better` asks for.
     labels: a word or a text for each row. ks: how many latents may fire; by default up to four
     powers of two, to d_in / 4 and to 64. n_steps: by default what fits into `minutes`, up to
-    1,500; if given, the time is not limited. All threads of the processor are used.
+    3,000; if given, the time is not limited. All threads of the processor are used.
     Raises TypeError or ValueError if activations, labels or ks cannot be used.
     """
     started = time.perf_counter()

@@ -56,8 +56,8 @@ def page(audit) -> str:
         "length is 1. The saved SAE has both folded in: give it your rows as they are. Mean and "
         "scale stand in audit.json.",
         f"We trained TopK SAEs of {settings['d_sae']:,} latents for {settings['n_steps']:,} "
-        f"batches of 512 on {settings['rows']:,} rows. All numbers come from {settings['rows held out']:,} "
-        f"others. It took {settings['minutes']} minutes.",
+        f"batches of 256 on {settings['rows']:,} rows. All numbers come from "
+        f"{settings['rows held out']:,} others. It took {settings['minutes']} minutes.",
         f"To stay in time we left out: {'; '.join(left_out)}." if left_out else "",
     ]
     return f"""<!DOCTYPE html>
@@ -102,7 +102,7 @@ def plots(table: dict[int, dict]) -> list[str]:
 
 def plot(table: dict, name: str, kinds: Sequence[str], title: str, words: str) -> str:
     """One small plot against k; where there are two seeds, a dot for each and a line between."""
-    figure = Figure(figsize=(2.9, 2.2), layout="constrained")
+    figure = Figure(figsize=(2.9, 2.7 if len(kinds) > 2 else 2.3), layout="constrained")
     axes = figure.subplots()
     ks = list(table)
     for kind in kinds:
@@ -121,7 +121,7 @@ def plot(table: dict, name: str, kinds: Sequence[str], title: str, words: str) -
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False, handlelength=1.8)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=7.5, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     source = base64.b64encode(file.getvalue()).decode()
@@ -136,7 +136,7 @@ def numbers(table: dict[int, dict], n_atoms: int) -> str:
     blocks = {
         "Left unexplained, each seed": ("unexplained", percent, list(LOOKS)),
         "Found again by the other seed": ("again", percent, ["data", "look-alike"]),
-        "… where a cosine counts from": ("again at", "{:.2f}".format, ["data"]),
+        "… counted from a cosine of": ("again at", "{:.2f}".format, ["data", "look-alike"]),
         "Agreement, cosine of 0.99 or more": ("agreement", percent, ["data", "look-alike"]),
         "L0": ("l0", "{:.2f}".format, ["data", "look-alike"]),
         "Dead latents": ("dead", percent, ["data", "look-alike"]),
