@@ -1,23 +1,16 @@
-"""Hand an SAE to the field's tools and take one back, beyond what sae_lib.saving does.
+"""SAELens, beyond what `save_sae` and `load_sae` do: its JumpReLU, and SAEs for raw activations."""
 
-`save_sae` and `load_sae` already write and read SAELens's folders of ReLU and TopK SAEs. Here:
-SAELens's JumpReLU, exports that take a model's raw activations, dictionary_learning, sparsify.
-"""
-
-import io
 import json
 import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import nn
 
 from sae_lib import SparseAutoencoder
-from sae_lib.guards import finite
-from sae_lib.saving import load_sae, sae_of, save_sae, write_file
-
-# --- SAELens ----------------------------------------------------------------------------
+from sae_lib.checks import finite
+from sae_lib.saving import load_sae, sae_of, save_sae
 
 
 class JumpReLUSparseAutoencoder(SparseAutoencoder):
@@ -77,116 +70,25 @@ def export_to_saelens(
     The rows of W_dec keep their length, and latents come out `scale` times as large: as long as
     what they write into the raw activation. Of TopK the same k are kept.
     metadata: for SAELens's field of that name, such as model_name, hook_name, dataset_path.
-    Raises ValueError if scale is not above 0, and as `save_sae` does.
+    Before anything is written, raises ValueError if scale is not above 0 or metadata is nothing
+    that JSON holds, and as `save_sae` does.
     """
+    folder, metadata = Path(folder), metadata or {}
     if not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be above 0 and finite, but {scale} came.")
-    weights = {name: w.detach().cpu().double() for name, w in sae.named_parameters()}
+        raise ValueError(f"scale: expected a finite number above 0, got {scale}.")
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata: expected what JSON can hold, got {error}.") from error
+    with tempfile.TemporaryDirectory() as copy:  # as a file, which refuses what it cannot carry
+        save_sae(sae, copy)
+        raw = load_sae(copy).requires_grad_(False)
+    weights = {name: w.double() for name, w in raw.named_parameters()}
     mean = torch.as_tensor(mean).cpu().double().expand(weights["b_dec"].shape)
     weights["b_enc"] = scale * weights["b_enc"] - mean @ weights["W_enc"]
     weights["b_dec"] = scale * weights["b_dec"] + mean
-    raw = _plain_copy(sae)
     raw.load_state_dict(weights)
     save_sae(raw, folder, overwrite=overwrite)
-    path = Path(folder) / "cfg.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["metadata"] |= metadata or {}
-    _write_json(path, config)
-
-
-# --- two tools that always subtract b_dec from the input ----------------------------------
-
-
-def export_to_dictionary_learning(
-    sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = False
-) -> None:
-    """Write a folder that dictionary_learning loads: `utils.load_dictionary(folder, "cpu")`.
-
-        config.json   the class: AutoEncoder, or AutoEncoderTopK and its k
-        ae.pt         the state dict of that class, for its own `from_pretrained` too
-
-    dictionary_learning always encodes x - b_dec, so b_enc + b_dec @ W_enc is written for b_enc. On
-    loading it divides by the length of the decoder's rows, and a row of zeros would become NaN:
-    such a latent, which writes nothing, is made silent instead.
-    Raises as `save_sae` does. Format: dictionary_learning 0.1, `utils.load_dictionary`.
-    """
-    sae = _plain_copy(sae)
-    d_sae, d_in = sae.W_dec.shape
-    writes_nothing = sae.W_dec.norm(dim=1) == 0
-    sae.W_enc[:, writes_nothing] = 0
-    bias = _shifted_b_enc(sae).masked_fill(writes_nothing, 0)
-    sae.W_dec[writes_nothing, 0] = 1
-    trainer = {"dict_class": "AutoEncoder", "activation_dim": d_in, "dict_size": d_sae}
-    state = {
-        "encoder.weight": sae.W_enc.T.contiguous(),
-        "encoder.bias": bias,
-        "decoder.weight": sae.W_dec.T.contiguous(),
-    }
-    if hasattr(sae, "k"):
-        trainer |= {"dict_class": "AutoEncoderTopK", "k": sae.k}
-        state["b_dec"] = sae.b_dec
-        state["k"] = torch.tensor(sae.k, dtype=torch.int)
-        state["threshold"] = torch.tensor(-1.0)  # below zero: none was learned
-    else:
-        state["bias"] = sae.b_dec
-    content = io.BytesIO()
-    torch.save({name: w.detach() for name, w in state.items()}, content)
-    _require_free(folder, "config.json", overwrite)
-    write_file(Path(folder) / "ae.pt", content.getvalue())
-    _write_json(Path(folder) / "config.json", {"trainer": trainer})
-
-
-def export_to_sparsify(
-    sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = False
-) -> None:
-    """Write a folder that EleutherAI's sparsify loads: `SparseCoder.load_from_disk(folder)`.
-
-        cfg.json          the sizes and k
-        sae.safetensors   encoder.weight, encoder.bias, W_dec, b_dec
-
-    sparsify has TopK only: a plain SAE is written as the TopK that keeps all, k = d_sae. It always
-    encodes x - b_dec, so b_enc + b_dec @ W_enc is written for b_enc.
-    Raises as `save_sae` does. Format: eai-sparsify 1.3, `SparseCoder.save_to_disk`.
-    """
-    sae = _plain_copy(sae)
-    d_sae, d_in = sae.W_dec.shape
-    state = {
-        "encoder.weight": sae.W_enc.T.contiguous(),
-        "encoder.bias": _shifted_b_enc(sae),
-        "W_dec": sae.W_dec,
-        "b_dec": sae.b_dec,
-    }
-    k = getattr(sae, "k", d_sae)
-    config = {"activation": "topk", "d_in": d_in, "num_latents": d_sae, "k": k}
-    _require_free(folder, "cfg.json", overwrite)
-    write_file(Path(folder) / "sae.safetensors", save(state))
-    _write_json(Path(folder) / "cfg.json", config)
-
-
-def _plain_copy(sae: SparseAutoencoder) -> SparseAutoencoder:
-    """A ReLU or TopK SAE with these weights, by way of our own file, which refuses all others."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_sae(sae, folder)
-        return load_sae(folder).requires_grad_(False)
-
-
-def _shifted_b_enc(sae: SparseAutoencoder) -> torch.Tensor:
-    """b_enc + b_dec @ W_enc, added up in double precision: (d_sae,).
-
-    (x - b_dec) W_enc + b  =  x W_enc + (b - b_dec W_enc): whoever subtracts b_dec first needs
-    the larger bias to see what we see.
-    """
-    shift = sae.b_dec.double() @ sae.W_enc.double()
-    return (sae.b_enc.double() + shift).to(sae.b_enc.dtype)
-
-
-def _require_free(folder: str | Path, name: str, overwrite: bool) -> None:
-    """Make the folder. Raise FileExistsError if it holds an SAE and overwrite is not True."""
-    folder = Path(folder)
-    if (folder / name).exists() and not overwrite:
-        raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _write_json(path: Path, config: dict) -> None:
-    write_file(path, (json.dumps(config, indent=2) + "\n").encode())
+    config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+    config["metadata"] |= metadata
+    (folder / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import torch
 from sklearn.decomposition import sparse_encode
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import normalize
 
-from evidence.common import CROWDED, base_models, data, trained
+from evidence.common import CROWDED, data, toy_models, trained
 from sae_lib import (
     FALLING_PRICE,
     ToyModel,
@@ -31,9 +31,9 @@ CASES = {
 
 @cache
 def saes_of(case: str) -> dict[str, dict]:
-    """{method: {base model: SAEs}}, trained once for both of their uses."""
+    """{method: {toy model: SAEs}}, trained once for both of their uses."""
     sizes, d_sae, settings, n_seeds, _ = CASES[case]
-    models = base_models(*sizes)
+    models = toy_models(*sizes)
     names = ("L1 SAE", "TopK SAE")
     return {
         name: trained(models, d_sae, seeds=range(n_seeds), **setting)
@@ -48,31 +48,31 @@ def seconds(job) -> float:
 
 
 def baselines() -> Iterator[dict]:
-    """Features recovered from activations: classical methods (20,000 of them) and SAEs (50,000).
+    """Features recovered from 20,000 activations: classical methods and SAEs.
 
-    Their settings and the number of latents or atoms were chosen with the truth in view. The
+    Their settings and the number of latents or atoms were chosen with the ground truth. The
     seconds are of one thread, for encoding a million inputs.
     """
     for case, (sizes, _, _, _, n_seeds) in CASES.items():
-        models, n = base_models(*sizes), sizes[0]
+        models, n = toy_models(*sizes), sizes[0]
         methods = {
             "sparse coding, 2n atoms": lambda x, s, n=n: sparse_coding_directions(x, 2 * n, seed=s),
-            "k-means, 2n clusters": lambda x, s, n=n: kmeans_directions(x, 2 * n, seed=s),
             "k-means, n clusters": lambda x, s, n=n: kmeans_directions(x, n, seed=s),
             "FastICA, both signs": lambda x, s: ica_directions(x, seed=s),
         }
         for m, model in models.items():
-            x, truth = data(model, 20_000, m)[1], model.feature_directions
+            x, ground_truth = data(model, 20_000, m)[1], model.feature_directions
             for method, find in methods.items():
-                row = {"case": case, "method": method, "base_model": m}
-                row["recovered"] = [recovered(find(x, s), truth) for s in range(n_seeds)]
+                row = {"case": case, "method": method, "toy_model": m}
+                row["recovered"] = [recovered(find(x, s), ground_truth) for s in range(n_seeds)]
                 if method.startswith("sparse"):
-                    spent = seconds(lambda: lasso(x[:1_000], normalize(truth, dim=1), 0.03))  # noqa: B023
+                    D = normalize(ground_truth, dim=1)
+                    spent = seconds(lambda: lasso(x[:1_000], D, 0.03))  # noqa: B023
                     row["seconds per million"] = 1_000 * spent
                 yield row
             for method, saes in saes_of(case).items():
-                row = {"case": case, "method": method, "base_model": m}
-                row["recovered"] = [recovered(sae.W_dec, truth) for sae in saes[m]]
+                row = {"case": case, "method": method, "toy_model": m}
+                row["recovered"] = [recovered(sae.W_dec, ground_truth) for sae in saes[m]]
                 with torch.no_grad():
                     spent = seconds(lambda: [saes[m][0].encode(x) for _ in range(10)])  # noqa: B023
                 yield row | {"seconds per million": 5 * spent}
@@ -93,7 +93,7 @@ def f1_at(acts: torch.Tensor, owner: np.ndarray, is_on: np.ndarray, threshold: f
 
 
 def merge_twins(directions: torch.Tensor, acts: torch.Tensor) -> tuple:
-    """One direction for all that are at cosine 0.99, their activations summed. Needs no truth."""
+    """One direction for all that are at cosine 0.99 to each other, their activations summed."""
     close = cosine_similarity_matrix(directions, directions) >= 0.99
     taken, groups = torch.zeros(len(close), dtype=torch.bool), []
     for row in close:
@@ -104,24 +104,20 @@ def merge_twins(directions: torch.Tensor, acts: torch.Tensor) -> tuple:
     return normalize(groups @ directions, dim=1), acts @ groups.T
 
 
-def one_layer(model: ToyModel, target: str) -> torch.nn.Linear:
-    """The supervised encoder: told the truth, it learns each feature's strength, or on and off."""
-    truth = model.feature_directions
-    layer = torch.nn.Linear(truth.shape[1], truth.shape[0])
+def one_layer(model: ToyModel) -> torch.nn.Linear:
+    """The supervised encoder: told the ground truth, it learns each feature's strength."""
+    ground_truth = model.feature_directions
+    layer = torch.nn.Linear(ground_truth.shape[1], ground_truth.shape[0])
     with torch.no_grad():
-        layer.weight[:], layer.bias[:] = truth, 0.0
+        layer.weight[:], layer.bias[:] = ground_truth, 0.0
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2_000)
     features, pool = data(model, 100_000, 7)
-    strengths = features * truth.norm(dim=1)
+    strengths = features * ground_truth.norm(dim=1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2_000):
         rows = torch.randint(len(pool), (1_024,), generator=generator)
-        wanted, out = strengths[rows], layer(pool[rows])
-        if target == "on or off":
-            loss = binary_cross_entropy_with_logits(out, fires(wanted).float())
-        else:
-            loss = (torch.relu(out) - wanted).square().sum(dim=1).mean()
+        loss = (torch.relu(layer(pool[rows])) - strengths[rows]).square().sum(dim=1).mean()
         layer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -130,21 +126,21 @@ def one_layer(model: ToyModel, target: str) -> torch.nn.Linear:
 
 
 ALPHAS = (0.003, 0.01, 0.03, 0.06, 0.1)
-THRESHOLDS = {True: np.arange(-3, 3, 0.1), False: np.array([FIRES, *np.arange(0.02, 0.6, 0.02)])}
+THRESHOLDS = (FIRES, *np.arange(0.02, 0.6, 0.02).tolist())
 
 
 @torch.no_grad()
-def ways_to_read(x: torch.Tensor, model: ToyModel, layers: dict, saes: dict) -> dict:
-    """{(method, alpha or None): (code, which column belongs to each feature)}."""
-    truth = normalize(model.feature_directions, dim=1)
-    own = np.arange(len(truth))
-    ways = {(f"one layer, {name}", None): (layer(x), own) for name, layer in layers.items()}
-    ways |= {("true dictionary, lasso", a): (lasso(x, truth, a), own) for a in ALPHAS}
+def ways_to_read(x: torch.Tensor, model: ToyModel, told: torch.nn.Linear, saes: dict) -> dict:
+    """{(method, alpha or None): (activations, which column belongs to each feature)}."""
+    ground_truth = normalize(model.feature_directions, dim=1)
+    own = np.arange(len(ground_truth))
+    ways = {("one layer", None): (told(x), own)}
+    ways |= {("ground truth, lasso", a): (lasso(x, ground_truth, a), own) for a in ALPHAS}
     for name, sae in saes.items():
         acts = sae.encode(x)
         live = fires(acts).any(dim=0)
         directions, acts = merge_twins(sae.W_dec[live], acts[:, live])
-        owner = match_features(cosine_similarity_matrix(directions, truth)).latent
+        owner = match_features(cosine_similarity_matrix(directions, ground_truth)).latent
         ways[f"{name}, its encoder", None] = acts, owner
         for a in ALPHAS:
             ways[f"{name}, lasso on its decoder", a] = lasso(x, directions, a), owner
@@ -155,30 +151,29 @@ def best_settings(ways: dict, is_on: np.ndarray) -> dict:
     """{method: (F1, alpha, threshold)}: the alpha and threshold at which each method is best."""
     best = {}
     for (name, alpha), (acts, owner) in ways.items():
-        for threshold in THRESHOLDS[name == "one layer, on or off"]:
+        for threshold in THRESHOLDS:
             f1 = f1_at(acts, owner, is_on, threshold)
             if name not in best or f1 > best[name][0]:
-                best[name] = f1, alpha, float(threshold)
+                best[name] = f1, alpha, threshold
     return best
 
 
 def reading() -> Iterator[dict]:
-    """F1 of which features are on, one SAE on each base model.
+    """F1 of which features are on, one SAE on each toy model.
 
     Every way is read at the alpha and threshold that are best on 1,000 inputs, and tested on
     2,000 others.
     """
     for case, (sizes, *_) in CASES.items():
-        for m, model in base_models(*sizes).items():
-            layers = {name: one_layer(model, name) for name in ("strength", "on or off")}
-            saes = {name: of[m][0] for name, of in saes_of(case).items()}
-            norms = model.feature_directions.norm(dim=1)
-            features, x = data(model, 1_000, m + 2_000)
-            ways = ways_to_read(x, model, layers, saes)
-            best = best_settings(ways, fires(features * norms).numpy())
-            features, x = data(model, 2_000, m + 3_000)
-            ways = ways_to_read(x, model, layers, saes)
-            for method, (_, alpha, threshold) in best.items():
-                f1 = f1_at(*ways[method, alpha], fires(features * norms).numpy(), threshold)
-                about = {"case": case, "method": method, "base_model": m}
+        for m, model in toy_models(*sizes).items():
+            told, saes = one_layer(model), {name: of[m][0] for name, of in saes_of(case).items()}
+            norms, sets = model.feature_directions.norm(dim=1), []
+            for n, seed in ((1_000, m + 2_000), (2_000, m + 3_000)):
+                features, x = data(model, n, seed)
+                is_on = fires(features * norms).numpy()
+                sets.append((ways_to_read(x, model, told, saes), is_on))
+            (ways, is_on), (new_ways, new_is_on) = sets
+            for method, (_, alpha, threshold) in best_settings(ways, is_on).items():
+                f1 = f1_at(*new_ways[method, alpha], new_is_on, threshold)
+                about = {"case": case, "method": method, "toy_model": m}
                 yield about | {"alpha": alpha, "threshold": threshold, "f1": f1}

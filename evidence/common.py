@@ -1,7 +1,8 @@
-"""What every experiment needs: base models whose features are real, SAEs, scores, files.
+"""What every experiment needs: toy models whose features are real, SAEs, scores, files.
 
-An experiment is a function that yields rows: one setting on one base model, with a list that
-holds a result for each SAE seed. All SAEs of a setting are trained at once.
+An experiment is a function that yields rows: one setting on one toy model, with a list that
+holds a result for each SAE seed. What stands before `toy_model` in a row is the setting. All SAEs
+of a setting are trained at once, on the same batches: their seeds are their starts.
 """
 
 import json
@@ -29,22 +30,23 @@ from sae_lib import (
 )
 
 DATA = Path(__file__).parent / "data"
+EDITION = 4  # of the lesson; the third trained each SAE of a stack on batches of its own
 N_MODELS, FIRST_MODEL_SEED = 3, 300  # seeds that no search for settings has seen
 SAE_SEEDS = range(16)
 # a constant price, or TopK: the learning rate of FALLING_PRICE is too rough for crowded features
 CROWDED = {"n_steps": 2_000, "batch_size": 128, "lr": 0.03, "betas": (0.9, 0.98)}
 Models = dict[int, ToyModel]  # by their seeds
-SAEs = dict[int, list[SparseAutoencoder]]  # by the seeds of their base models
+SAEs = dict[int, list[SparseAutoencoder]]  # by the seeds of their toy models
 
 
 @cache
-def base_models(n_features: int, n_hidden: int, sparsity: float, kind: type = ToyModel) -> Models:
+def toy_models(n_features: int, n_hidden: int, sparsity: float, kind: type = ToyModel) -> Models:
     """The first three (of twelve) that gave every feature a direction longer than 0.9."""
     passed, seed = {}, FIRST_MODEL_SEED
     while len(passed) < N_MODELS and seed < FIRST_MODEL_SEED + 4 * N_MODELS:
         seeds = range(seed, seed + N_MODELS - len(passed))
         models = [kind(n_features, n_hidden, sparsity, seed=s) for s in seeds]
-        train_toy_models(models, seeds=seeds)
+        train_toy_models(models, seed=seed)
         shortest = [model.feature_directions.norm(dim=1).min() for model in models]
         passed |= {s: m for s, m, n in zip(seeds, models, shortest, strict=True) if n > 0.9}
         seed = seeds.stop
@@ -70,20 +72,25 @@ def data(model: ToyModel, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor
 def new_saes(
     models: Models, d_sae: int, kind: Callable = SparseAutoencoder, seeds: Sequence = SAE_SEEDS
 ) -> SAEs:
-    """An SAE for each seed on each base model, not trained yet."""
+    """An SAE for each seed on each toy model, not trained yet."""
     d_in = {seed: model.W.shape[0] for seed, model in models.items()}
     return {seed: [kind(d_in[seed], d_sae, seed=s) for s in seeds] for seed in models}
 
 
 def train(
-    models: Models, saes: SAEs, l1: float = 0.0, *, n: int = 20_000, seed: int = 0, **recipe
+    models: Models,
+    saes: SAEs,
+    l1: float = 0.0,
+    *,
+    pool_of: Callable = lambda model, n, seed: data(model, n, seed)[1],
+    n: int = 20_000,
+    **recipe,
 ) -> dict[int, list[TrainingHistory]]:
-    """Train the SAEs in place, each on n activations of its model: {base model: histories}."""
-    pools = torch.stack([data(models[m], n, m)[1] for m, some in saes.items() for _ in some])
-    seeds = [seed + i for some in saes.values() for i in range(len(some))]
+    """Train the SAEs in place, each on n activations of its model: {toy model: histories}."""
+    pools = {m: pool_of(models[m], n, m) for m in saes}
+    pools = torch.stack([pools[m] for m, some in saes.items() for _ in some])
     every = [sae for some in saes.values() for sae in some]
-    runs = train_saes(every, pools, l1_coefficient=l1, seeds=seeds, **{"n_logged": 2} | recipe)
-    runs = iter(runs)
+    runs = iter(train_saes(every, pools, l1_coefficient=l1, **{"n_logged": 2} | recipe))
     return {m: [next(runs) for _ in some] for m, some in saes.items()}
 
 
@@ -98,7 +105,7 @@ def trained(
 
 @torch.no_grad()
 def scores(models: Models, saes: SAEs, *more: Callable, **about) -> Iterator[dict]:
-    """A row for each base model: what it is about, and lists with a number for each SAE.
+    """A row for each toy model: what it is about, and lists with a number for each SAE.
 
     Every row has recovered, whether these are all, L0, FVU, live latents, and the seeds' mean
     agreement; `more` are functions (sae, model, features, x) -> {column: number}. All are taken
@@ -107,29 +114,31 @@ def scores(models: Models, saes: SAEs, *more: Callable, **about) -> Iterator[dic
     for seed, some in saes.items():
         model = models[seed]
         features, x = data(model, 10_000, seed + 1_000)
-        live = [live_directions(sae, x) for sae in some]
-        agreed = [agreement(a, b) for a, b in combinations(live, 2)]
-        truth = model.feature_directions
-        columns = {"recovered": [recovered(sae.W_dec, truth) for sae in some]}
-        columns["complete"] = [n == len(truth) for n in columns["recovered"]]
+        ground_truth = model.feature_directions
+        columns = {"recovered": [recovered(sae.W_dec, ground_truth) for sae in some]}
+        columns["complete"] = [n == len(ground_truth) for n in columns["recovered"]]
         columns["l0"] = [l0(sae.encode(x)) for sae in some]
         columns["fvu"] = [fvu(x, sae(x)[0]) for sae in some]
+        live = [live_directions(sae, x) for sae in some]
         columns["live"] = [len(directions) for directions in live]
-        if agreed:
-            columns["agreement"] = float(np.mean(agreed))
+        columns["agreement"] = mean_agreement(live)
         for measure in more:
             measured = [measure(sae, model, features, x) for sae in some]
             columns |= {name: [one[name] for one in measured] for name in measured[0]}
-        yield about | {"base_model": seed} | columns
+        yield about | {"toy_model": seed} | columns
+
+
+def mean_agreement(dictionaries: list[torch.Tensor]) -> float:
+    """The mean of `agreement` over all pairs."""
+    return float(np.mean([agreement(a, b) for a, b in combinations(dictionaries, 2)]))
 
 
 def run(name: str, experiment: Callable[[], Iterator[dict]]) -> None:
-    """Write data/<name>.json: what it is about, then one line for each row."""
+    """Write data/<name>.json: the edition, the time it took, then a line for each row."""
     started = time.process_time()
     rows = [json.dumps(rounded(row)) for row in experiment()]
-    about = " ".join(experiment.__doc__.split())
-    head = json.dumps({"about": about, "cpu_seconds": round(time.process_time() - started)})
-    text = f'{head[:-1]}, "rows": [\n' + ",\n".join(rows) + "\n]}\n"
+    head = {"edition": EDITION, "cpu_seconds": round(time.process_time() - started)}
+    text = f'{json.dumps(head)[:-1]}, "rows": [\n' + ",\n".join(rows) + "\n]}\n"
     (DATA / f"{name}.json").write_text(text, encoding="utf-8")
 
 
@@ -146,3 +155,34 @@ def rounded(value):
 
 def load(name: str) -> dict:
     return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pooled(name: str, *keys: str) -> dict[tuple, dict[str, np.ndarray]]:
+    """{setting: {column: its numbers of all toy models and seeds together}}, as stored.
+
+    keys: the columns that make a setting; without any, all that stand before `toy_model`.
+    """
+    rows = load(name)["rows"]
+    keys = keys or settings_of(rows)
+    groups: dict[tuple, dict[str, list]] = {}
+    for row in rows:
+        group = groups.setdefault(tuple(row.get(key, "") for key in keys), {})
+        for column, value in row.items():
+            group.setdefault(column, []).extend(value if isinstance(value, list) else [value])
+    return {
+        key: {column: np.array([v for v in of if v is not None]) for column, of in group.items()}
+        for key, group in groups.items()
+    }
+
+
+def settings_of(rows: list[dict]) -> list[str]:
+    """The names of the columns that stand before `toy_model`."""
+    return list(
+        dict.fromkeys(key for row in rows for key in list(row)[: [*row].index("toy_model")])
+    )
+
+
+def markdown(header: Sequence, lines: Sequence[Sequence]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

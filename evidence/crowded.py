@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import normalize
 
-from evidence.common import CROWDED, base_models, data, scores, train, trained
+from evidence.common import CROWDED, data, scores, toy_models, trained
 from sae_lib import (
     FALLING_PRICE,
     SparseAutoencoder,
@@ -14,7 +14,6 @@ from sae_lib import (
     cosine_similarity_matrix,
     fires,
     match_features,
-    oracle_sae,
 )
 
 
@@ -26,7 +25,7 @@ def phase() -> Iterator[dict]:
     """
     for d in (3, 5, 8):
         for n in (2 * d - 1, 2 * d, 2 * d + 1, 2 * d + 2, 3 * d, 4 * d):
-            models, about = base_models(n, d, 0.95), {"d": d, "n_features": n}
+            models, about = toy_models(n, d, 0.95), {"d": d, "n_features": n}
             saes = trained(models, 4 * n, l1=0.001, seeds=range(4), **FALLING_PRICE)
             yield from scores(models, saes, **about, l1=0.001)
             if n in (2 * d, 3 * d, 4 * d):
@@ -38,15 +37,15 @@ def spares(
     sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
 ) -> dict:
     """What the live latents are that no feature needs: twins, sums of two features, the rest."""
-    truth = normalize(model.feature_directions, dim=1)
-    i, j = torch.triu_indices(len(truth), len(truth), 1)
-    sums = truth[i] + truth[j]
+    ground_truth = normalize(model.feature_directions, dim=1)
+    i, j = torch.triu_indices(len(ground_truth), len(ground_truth), 1)
+    sums = ground_truth[i] + ground_truth[j]
     sums = sums[sums.norm(dim=1) > 0.1]  # opposite features have no direction between them
     spare = fires(sae.encode(x)).any(dim=0)
-    spare[match_features(cosine_similarity_matrix(sae.W_dec, truth)).latent] = False
+    spare[match_features(cosine_similarity_matrix(sae.W_dec, ground_truth)).latent] = False
     if not spare.any():
         return {"twins": 0, "sums": 0, "others": 0}
-    twin = cosine_similarity_matrix(sae.W_dec[spare], truth).max(dim=1).values >= 0.95
+    twin = cosine_similarity_matrix(sae.W_dec[spare], ground_truth).max(dim=1).values >= 0.95
     pair = cosine_similarity_matrix(sae.W_dec[spare], sums).max(dim=1).values >= 0.95
     counts = {"twins": twin, "sums": pair & ~twin, "others": ~pair & ~twin}
     return {name: int(which.sum()) for name, which in counts.items()}
@@ -60,44 +59,25 @@ def agreement_of_common(saes: list[SparseAutoencoder], x: torch.Tensor) -> float
     return sum(agreed) / len(agreed)
 
 
-def losses(models: dict, saes: dict, l1: float) -> dict[int, dict]:
-    """Is it the training or the objective? Mean total loss, trained, and with the true decoder.
-
-    The true decoder stays as it is; its encoder alone is trained.
-    """
-    true = {m: [oracle_sae(model.feature_directions, l1)] for m, model in models.items()}
-    for (sae,) in true.values():
-        sae.W_dec.requires_grad_(False)
-    train(models, true, l1, **CROWDED)
-    rows = {}
-    for m, model in models.items():
-        x = data(model, 10_000, m + 1_000)[1]
-        with torch.no_grad():
-            free = sum(float(sae.loss(x, l1).total) for sae in saes[m]) / len(saes[m])
-            rows[m] = {"loss": free, "loss of the truth": float(true[m][0].loss(x, l1).total)}
-    return rows
-
-
 def crowded_map() -> Iterator[dict]:
-    """10, 15 and 20 features in 5 dimensions, sparsity 0.95, 40 latents, 2,000 steps.
+    """10, 15 and 20 features in 5 dimensions, sparsity 0.95, 40 latents, 2,000 batches.
 
-    16 SAE seeds for 15 in 5, else 8.
-    loss of the truth: of an SAE whose decoder is the truth, and whose encoder is trained.
+    16 SAE seeds for 15 in 5, else 8. twins, sums of two features and others: what live latents
+    are that no feature needs.
     """
     settings = [{"l1": l1} for l1 in (0.001, 0.1, 0.15, 0.2, 0.3)]
     settings += [{"k": k} for k in (1, 2, 3)]
     for n in (10, 15, 20):
-        models = base_models(n, 5, 0.95)
+        models = toy_models(n, 5, 0.95)
         for setting in settings:
             seeds = range(16 if n == 15 else 8)
             saes = trained(models, 40, seeds=seeds, **setting, **CROWDED)
-            more = losses(models, saes, setting["l1"]) if "l1" in setting else {}
             for row in scores(models, saes, spares, n_features=n, **setting):
-                m = row["base_model"]
+                m = row["toy_model"]
                 features, x = data(models[m], 10_000, m + 1_000)
                 row["true l0"] = float((features > 0.01).sum(dim=1).float().mean())
                 row["agreement, common latents"] = agreement_of_common(saes[m], x)
-                yield row | more.get(m, {})
+                yield row
 
 
 def error_and_activity(
@@ -110,7 +90,7 @@ def error_and_activity(
 
 def cost() -> Iterator[dict]:
     """15 in 5 as in map: what the code of a low price costs at a high one, and the reverse."""
-    models = base_models(15, 5, 0.95)
+    models = toy_models(15, 5, 0.95)
     for l1 in (0.001, 0.2):
         saes = trained(models, 40, l1=l1, **CROWDED)
         yield from scores(models, saes, error_and_activity, l1=l1)

@@ -1,16 +1,15 @@
-"""10 in 5, looked at closely: width, the start, no ReLU, the switch."""
+"""10 in 5, looked at closely: width, what the usual score misses, the switch, patience."""
 
 import copy
 from collections.abc import Iterator
-from functools import cache
 
+import numpy as np
 import torch
 
 from evidence.common import (
-    SAEs,
-    base_models,
     new_saes,
     scores,
+    toy_models,
     train,
     trained,
 )
@@ -36,63 +35,21 @@ def roles(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: to
     return {name: int(count) for name, count in counts.items()}
 
 
-@cache
-def at_the_defaults(d_sae: int, n_seeds: int) -> SAEs:
-    return trained(base_models(*CASE), d_sae, l1=0.001, seeds=range(n_seeds))
-
-
-def widths() -> Iterator[dict]:
-    """The lesson's recipe (λ = 0.001, 8,000 steps) from five latents to eighty.
+def width() -> Iterator[dict]:
+    """The lesson's recipe (λ = 0.001, 8,000 batches) from five latents to eighty.
 
     16 SAE seeds for 10 latents, else 8.
     """
+    models = toy_models(*CASE)
     for d_sae in (5, 10, 12, 20, 80):
-        saes = at_the_defaults(d_sae, 16 if d_sae == 10 else 8)
-        yield from scores(base_models(*CASE), saes, roles, d_sae=d_sae)
-
-
-def start() -> Iterator[dict]:
-    """How loud the encoder starts: W_enc = factor times the transpose of W_dec.
-
-    2 d_in / d_sae, as the library has it, lets x_hat be about x at first; 1 lets it be twice as
-    long with 20 latents, and eight times with 80. λ falls to 0.001.
-    """
-    models = base_models(*CASE)
-    for d_sae in (20, 80):
-        for factor in (1.0, 10 / d_sae):
-            saes = new_saes(models, d_sae)
-            for sae in (sae for some in saes.values() for sae in some):
-                sae.W_enc.data.copy_(factor * sae.W_dec.T)
-            train(models, saes, 0.001, **FALLING_PRICE)
-            yield from scores(models, saes, roles, d_sae=d_sae, factor=factor)
-
-
-class LinearSAE(SparseAutoencoder):
-    """No ReLU: a latent may be negative, and |h| is what it costs."""
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.W_enc + self.b_enc
-
-
-def axes(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor) -> dict:
-    """Of the five axes, how many have a latent, on one side or on both."""
-    truth = model.feature_directions
-    opposite = cosine_similarity_matrix(truth, truth).argmin(dim=1)
-    found = (cosine_similarity_matrix(sae.W_dec, truth) >= 0.99).any(dim=0)
-    either, both = found | found[opposite], found & found[opposite]
-    return {"axes": int(either.sum()) // 2, "both signs": int(both.sum()) // 2}
-
-
-def linear() -> Iterator[dict]:
-    """No ReLU in the encoder; λ falls to 0.001."""
-    saes = trained(base_models(*CASE), 20, kind=LinearSAE, l1=0.001, **FALLING_PRICE)
-    yield from scores(base_models(*CASE), saes, axes, d_sae=20)
+        saes = trained(models, d_sae, l1=0.001, seeds=range(16 if d_sae == 10 else 8))
+        yield from scores(models, saes, roles, d_sae=d_sae)
 
 
 def spliced(
     sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
 ) -> dict:
-    """What a base model does with x_hat in the place of x, and with x pushed along a latent."""
+    """What a toy model does with x_hat in the place of x, and with x pushed along a latent."""
 
     def loss(hidden):
         return (features - model.decode(hidden)).square().sum(dim=1).mean()
@@ -114,14 +71,14 @@ def spliced(
 
 
 def splice() -> Iterator[dict]:
-    """Four SAEs of 20 latents, put back into the base model: x_hat in the place of x.
+    """Four SAEs of 20 latents, put back into the toy model: x_hat in the place of x.
 
     λ falls to 0.001; λ = 0, for 3,000 steps; a random decoder that is never trained, λ falls;
     an SAE that is not trained at all, whose cosines are therefore chance. Then each live latent
-    is pushed: 0.5 times its decoder row is added to every x, and outputs of the base model are
+    is pushed: 0.5 times its decoder row is added to every x, and outputs of the toy model are
     counted that move by more than a tenth of that, on average over the inputs.
     """
-    models = base_models(*CASE)
+    models = toy_models(*CASE)
     yield from scores(
         models, trained(models, 20, l1=0.001, **FALLING_PRICE), spliced, what="trained"
     )
@@ -141,22 +98,39 @@ def switch() -> Iterator[dict]:
     from which on all ten are found, and stay found to its end; for the last, the fewest found.
     8 SAE seeds.
     """
-    models = base_models(*CASE)
+    models = toy_models(*CASE)
     off = trained(models, 20, seeds=range(8), n_steps=3_000)
     yield from scores(models, off, roles, phase="off", l1=0)
     saes = copy.deepcopy(off)  # the control: a new start of the optimiser alone
-    train(models, saes, 0.0, seed=100, n_steps=3_000)
+    train(models, saes, 0.0, seed=1, n_steps=3_000)
     yield from scores(models, saes, roles, phase="off, off", l1=0)
     for l1 in (0.01, 0.001):
         saes = copy.deepcopy(off)
         for phase, price in (("on", l1), ("off again", 0.0)):
-            runs = train(models, saes, price, seed=100, n_steps=3_000, n_logged=250)
+            runs = train(models, saes, price, seed=1, n_steps=3_000, n_logged=250)
             for row in scores(models, saes, roles, phase=phase, l1=l1):
-                truth = models[row["base_model"]].feature_directions
+                ground_truth = models[row["toy_model"]].feature_directions
                 row |= {"all found from batch": [], "fewest found": []}
-                for run in runs[row["base_model"]]:
-                    found = [recovered(W_dec, truth) for W_dec in run.W_dec]
+                for run in runs[row["toy_model"]]:
+                    found = [recovered(W_dec, ground_truth) for W_dec in run.W_dec]
                     missing = [step for step, n in zip(run.step, found, strict=True) if n < 10]
                     row["all found from batch"].append(max(missing, default=-1) + 1)
                     row["fewest found"].append(min(found))
                 yield row
+
+
+def patience() -> Iterator[dict]:
+    """Can patience replace the price? λ = 0 for 60,000 batches, 20 latents.
+
+    A row is a look at the same runs: features found, L0 and the error so far.
+    """
+    models = toy_models(*CASE)
+    runs = train(models, new_saes(models, 20), 0.0, n_steps=60_000, n_logged=200)
+    for batches in (1_000, 3_000, 8_000, 30_000, 60_000):
+        for m, histories in runs.items():
+            step = np.array(histories[0].step) + 1
+            at = int(abs(step - batches).argmin())  # the nearest of those that were logged
+            found = [recovered(h.W_dec[at], models[m].feature_directions) for h in histories]
+            row = {"batches": batches, "toy_model": m, "looked at": int(step[at])}
+            row |= {"recovered": found, "l0": [h.l0[at] for h in histories]}
+            yield row | {"error": [h.reconstruction[at] for h in histories]}

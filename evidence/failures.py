@@ -1,4 +1,4 @@
-"""How SAEs fail: features that imply one another, rare features, an L0 that is too low."""
+"""How SAEs fail: features that imply one another, rare features, a k that is wrong."""
 
 import copy
 from collections.abc import Iterator
@@ -6,7 +6,16 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import normalize
 
-from evidence.common import CROWDED, Models, base_models, orthogonal_models, scores, trained
+from evidence.common import (
+    CROWDED,
+    Models,
+    data,
+    mean_agreement,
+    orthogonal_models,
+    scores,
+    toy_models,
+    trained,
+)
 from sae_lib import (
     FALLING_PRICE,
     SAELoss,
@@ -14,6 +23,8 @@ from sae_lib import (
     ToyModel,
     cosine_similarity_matrix,
     fires,
+    fvu,
+    live_directions,
     match_features,
     sae_loss,
 )
@@ -35,7 +46,7 @@ class Related(ToyModel):
 
 
 def changed(models: Models, **settings) -> Models:
-    """The same base models, on inputs of another kind."""
+    """The same toy models, on inputs of another kind."""
     models = copy.deepcopy(models)
     for model in models.values():
         vars(model).update(settings)
@@ -49,6 +60,37 @@ class Implied(Related):
         a, b = torch.rand(2, len(is_on), generator=rng)
         is_on[:, 0] = a < 2 * (1 - self.sparsity)
         is_on[:, 1] = is_on[:, 0] & (b < 0.5)
+
+
+def a_and_b(
+    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
+) -> dict:
+    """Where the latents of A and B point, and on which inputs A's fires.
+
+    C is any other feature but A's opposite, which leaves nothing of A in the activation.
+    """
+    directions = normalize(model.feature_directions, dim=1)
+    owner = match_features(cosine_similarity_matrix(sae.W_dec, directions)).latent
+    a, b = directions[:2]
+    of_a, of_b = cosine_similarity_matrix(sae.W_dec[owner[:2]], torch.stack([a, b, a + b]))
+    row = {"cos(A's, A)": of_a[0], "cos(B's, B)": of_b[1], "cos(B's, A+B)": of_b[2]}
+    is_on, others = features > 0, (features[:, 2:] > 0).sum(dim=1)
+    opposite = (is_on & (directions @ a < -0.9)).any(dim=1)
+    inputs = {"A alone": ~is_on[:, 1] & (others == 0), "A and B": is_on[:, 1] & (others == 0)}
+    inputs |= {"A and an independent C": ~is_on[:, 1] & (others == 1) & ~opposite}
+    fired = fires(sae.encode(x)[:, owner[0]])
+    for name, chosen in inputs.items():
+        row[f"A's fires on {name}"] = fired[chosen & is_on[:, 0]].float().mean()
+    return {name: float(value) for name, value in row.items()}
+
+
+def absorption() -> Iterator[dict]:
+    """10 in 5, sparsity 0.9, B on for half of the inputs with A and never else; what is on is 1."""
+    models = changed(toy_models(10, 5, 0.9, Implied), fixed=True)
+    settings = {"λ falling to 0.001": {"l1": 0.001} | FALLING_PRICE}
+    settings |= {"λ = 0.03": {"l1": 0.03} | CROWDED}
+    for setting, recipe in settings.items():
+        yield from scores(models, trained(models, 20, **recipe), a_and_b, setting=setting)
 
 
 class Families(Related):
@@ -65,60 +107,10 @@ class Families(Related):
         is_on[:, 4:8], is_on[:, 8:] = parents & (which == 1), parents & (which == 2)
 
 
-def a_and_b(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
-    """Where the latents of A and B point, and on which inputs A's fires.
-
-    C is any other feature but A's opposite, which leaves nothing of A in the activation.
-    """
-    owner = match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions)).latent
-    a, b = normalize(model.feature_directions[:2], dim=1)
-    targets = torch.stack([a, b, a + b])
-    of_a, of_b = cosine_similarity_matrix(sae.W_dec[owner[:2]], targets)
-    acts = sae.encode(x)
-    live = fires(acts).any(dim=0)
-    sums = cosine_similarity_matrix(sae.W_dec[live], targets[2:])
-    row = {"cos(A's, A)": of_a[0], "cos(B's, B)": of_b[1], "cos(B's, A+B)": of_b[2]}
-    row |= {"best cos with A+B": sums.max()}
-    is_on, others = features > 0, (features[:, 2:] > 0).sum(dim=1)
-    opposite = is_on.float() @ (normalize(model.feature_directions, dim=1) @ a < -0.9).float() > 0
-    inputs = {"A alone": ~is_on[:, 1] & (others == 0), "A and B": is_on[:, 1] & (others == 0)}
-    inputs |= {"A and an independent C": ~is_on[:, 1] & (others == 1) & ~opposite}
-    for name, chosen in inputs.items():
-        row[f"A's fires on {name}"] = fires(acts[chosen & is_on[:, 0], owner[0]]).float().mean()
-    return {name: float(value) for name, value in row.items()}
-
-
-def implied() -> Iterator[dict]:
-    """10 in 5, sparsity 0.9, B on for half of the inputs with A and never else; values U[0, 1]."""
-    models = base_models(10, 5, 0.9, Implied)
-    settings = {f"λ = {l1}": {"l1": l1} | CROWDED for l1 in (0.03, 0.1)}
-    settings = {"λ falling to 0.001": {"l1": 0.001} | FALLING_PRICE} | settings
-    for setting, recipe in (settings | {"k = 1": {"k": 1} | CROWDED}).items():
-        yield from scores(models, trained(models, 20, **recipe), a_and_b, setting=setting)
-
-
-def absorption() -> Iterator[dict]:
-    """As implied, on the same base models, but every feature that is on has the value 1."""
-    models = changed(base_models(10, 5, 0.9, Implied), fixed=True)
-    settings = {"λ falling to 0.001": {"l1": 0.001} | FALLING_PRICE}
-    settings |= {"λ = 0.03": {"l1": 0.03} | CROWDED}
-    for setting, recipe in settings.items():
-        yield from scores(models, trained(models, 20, **recipe), a_and_b, setting=setting)
-
-
-def joint() -> Iterator[dict]:
-    """Crowded and dependent: 15 in 5, sparsity 0.95, B implied by A; 40 latents."""
-    models = base_models(15, 5, 0.95, Implied)
-    for l1 in (0.03, 0.1, 0.15, 0.2):
-        yield from scores(models, trained(models, 40, l1=l1, **CROWDED), a_and_b, l1=l1)
-
-
 class Matryoshka(SparseAutoencoder):
     """The first 4, the first 8 and all of the latents must each rebuild the input alone.
 
-    loss = sum over these prefixes of |x - x_hat|^2, and the price of the whole code, once.
+    loss = sum over these prefixes of |x - x_hat|^2, and the price of all latents, once.
     Early latents so cannot leave to later ones what is often on. Bussmann et al. 2025,
     arXiv 2503.17547 (there with BatchTopK instead of a price).
     """
@@ -130,7 +122,7 @@ class Matryoshka(SparseAutoencoder):
         total, error, price = sae_loss(x, x_hat, acts, l1_coefficient)
         for n in self.prefixes:
             part = acts[..., :n] @ self.W_dec[..., :n, :] + self.b_dec
-            total = total + (part - x).square().sum(dim=-1).mean(dim=-1)
+            total = total + (part - x).square().sum(dim=-1).mean()
         return SAELoss(total, error, price)
 
 
@@ -138,20 +130,14 @@ def parents(
     sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
 ) -> dict:
     """The latent nearest to each parent: where it points, and whether it fires with a child."""
-    truth = model.feature_directions
-    cosines = cosine_similarity_matrix(sae.W_dec, truth)
+    cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     owner = match_features(cosines[:, :4]).latent
     fired, is_on = fires(sae.encode(x))[:, owner], features > 0
     with_child = is_on[:, 4:8] | is_on[:, 8:]
-    row = {"cos(parent's, parent)": cosines[owner, range(4)].mean()}
-    row["cos with a child, best"] = cosines[:, 4:].max(dim=0).values.mean()
-    sums = (truth[:4].repeat(2, 1) + truth[4:]) / 2**0.5
-    row["cos with parent + child, best"] = (
-        cosine_similarity_matrix(sae.W_dec, sums).max(dim=0).values.mean()
-    )
-    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float().mean()
-    row["parent's fires with a child"] = fired[with_child].float().mean()
-    return {name: float(value) for name, value in row.items()}
+    row = {"cos(parent's, parent)": cosines[owner, range(4)]}
+    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float()
+    row["parent's fires with a child"] = fired[with_child].float()
+    return {name: float(value.mean()) for name, value in row.items()}
 
 
 def matryoshka() -> Iterator[dict]:
@@ -194,25 +180,57 @@ def halves(
 def rare() -> Iterator[dict]:
     """100 in 30, five on at a time; feature i with a probability in proportion to i^-exponent.
 
-    TopK, k = 5, 200 latents; 2 SAE seeds. The base models were trained on equally frequent
-    features, so that every one of them has its direction. For exponent 0 see baselines.
+    TopK, k = 5, 200 latents, 50,000 activations; 2 SAE seeds. The toy models were trained on
+    equally frequent features, so that every one of them has its direction. For exponent 0 see
+    baselines.
     """
     for exponent, n_steps in ((0.5, 2_000), (1.0, 2_000), (1.5, 2_000), (1.5, 8_000)):
-        models = changed(base_models(100, 30, 0.95, Rare), exponent=exponent)
+        models = changed(toy_models(100, 30, 0.95, Rare), exponent=exponent)
         recipe = CROWDED | {"n_steps": n_steps, "n": 50_000}
         saes = trained(models, 200, k=5, seeds=range(2), **recipe)
         about = {"exponent": exponent, "n_steps": n_steps}
         for row in scores(models, saes, halves, **about):
-            rarest = models[row["base_model"]].probabilities().min()
+            rarest = models[row["toy_model"]].probabilities().min()
             yield row | {"p of the rarest": float(rarest)}
 
 
-def l0_too_low() -> Iterator[dict]:
-    """20 features at right angles in 20 dimensions, 5 on at a time; TopK with 40 latents.
+def mean_abs_cosine(directions: torch.Tensor) -> float:
+    """Mean |cosine| of two different rows: a measure without a ground truth, arXiv 2508.16560."""
+    cosines = cosine_similarity_matrix(directions, directions).abs()
+    n = len(cosines)
+    return float((cosines.sum() - cosines.trace()) / (n * (n - 1)))
 
-    8 SAE seeds.
+
+@torch.no_grad()
+def gaussian(model: ToyModel, n: int, seed: int) -> torch.Tensor:
+    """Noise (n, n_hidden) with the mean and the covariance of the model's activations."""
+    x = data(model, 20_000, seed)[1].double()
+    spread = torch.linalg.cholesky(x.T.cov() + 1e-9 * torch.eye(x.shape[1]))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, x.shape[1], generator=generator, dtype=torch.float64)
+    return (x.mean(dim=0) + noise @ spread.T).float()
+
+
+def choosing_k() -> Iterator[dict]:
+    """TopK with 40 latents at each k: what shows without a ground truth, and what is found.
+
+    20 features at right angles in 20 dimensions, 5 on at a time; and 15 in 5, sparsity 0.95.
+    null: the same SAE, 4 seeds, on Gaussian noise with the mean and covariance of the activations.
     """
-    models = orthogonal_models(20, 0.75)
-    for k in (1, 2, 3, 5, 8):
-        saes = trained(models, 40, k=k, seeds=range(8), **CROWDED)
-        yield from scores(models, saes, k=k)
+    cases = {
+        "20 at right angles": (orthogonal_models(20, 0.75), (1, 2, 3, 4, 5, 8, 10)),
+        "15 in 5": (toy_models(15, 5, 0.95), (1, 2, 3, 4)),
+    }
+    for case, (models, ks) in cases.items():
+        for k in ks:
+            saes = trained(models, 40, k=k, **CROWDED)
+            nulls = trained(models, 40, k=k, seeds=range(4), pool_of=gaussian, **CROWDED)
+            for row in scores(models, saes, case=case, k=k):
+                m = row["toy_model"]
+                x = data(models[m], 10_000, m + 1_000)[1]
+                live = [live_directions(sae, x) for sae in saes[m]]
+                row["mean |cosine|"] = [mean_abs_cosine(directions) for directions in live]
+                noise = gaussian(models[m], 10_000, m + 1_000)
+                live = [live_directions(sae, noise) for sae in nulls[m]]
+                row["null fvu"] = [fvu(noise, sae(noise)[0]) for sae in nulls[m]]
+                yield row | {"null agreement": mean_agreement(live)}

@@ -1,32 +1,21 @@
 """The lesson's generated cells: figures and tables as Markdown, drawn from the stored numbers.
 
-The author's command writes PAGES[name]() below the line `<!-- evidence: name -->` of a cell.
+Which experiment each belongs to, `EXPERIMENTS` in evidence/run.py says.
 """
 
-import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from evidence.tables import markdown, pooled
-from sae_lib import plots
-from sae_lib.lesson.figures import png
-
-MARKS = {10: (plots.BLUE, "o"), 15: (plots.ORANGE, "s"), 20: (plots.GREEN, "^")}
+from evidence.common import markdown, pooled
+from sae_lib.lesson import plots
+from sae_lib.lesson.show import picture
 
 
-def picture(fig, alt: str) -> str:
-    """The figure inside the page, as a Markdown image. Closes the figure."""
-    return f"![{alt}](data:image/png;base64,{base64.b64encode(png(fig)).decode()})"
-
-
-def made_by(names: str, what: str = "16 SAE seeds × 3 base models") -> str:
-    return f"*{what}. Made by `python -m evidence.run {names}`.*"
-
-
-MAP = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 base models")
+def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
+    return f"*{what}. Made by `.venv/bin/python -m evidence.run {name}`.*"
 
 
 def setting(l1, k) -> str:
@@ -77,7 +66,7 @@ def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None)
 
 @plots.styled
 def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
-    """Share of features recovered against features per dimension, with a line at 2.
+    """Share of features found against features per dimension, with a line at 2.
 
     curves: {method: {d: (n_over_d, share)}}; up to two methods, told apart by dash and colour,
     up to four d, told apart by their marks.
@@ -114,31 +103,42 @@ def switch() -> str:
     for group in data.values():
         group["worst"] = np.array([group["fvu"].max()])
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
-    columns |= {"L0": ("l0", ".1f"), "unexplained (FVU), at most": ("worst", ".0e")}
+    columns |= {"L0": ("l0", ".1f"), "FVU, at most": ("worst", ".0e")}
     batches = data["on"]["all found from batch"]
-    then = f"In these longer runs all ten are found from batch {np.median(batches):,.0f} (median) "
-    then += f"and {batches.max():,} (latest) on, counted from the switch."
-    table = summary({names[phase]: group for phase, group in data.items()}, columns)
-    return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 base models")])
+    then = f"Half of the runs have all ten by batch {np.median(batches):,.0f} after the switch, "
+    then += f"and the slowest by batch {batches.max():,}."
+    table = summary({names[phase]: group for phase, group in data.items()}, columns, "training")
+    return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 toy models")])
+
+
+def patience() -> str:
+    groups = {f"{batches:,}": group for (batches,), group in pooled("patience").items()}
+    for group in groups.values():
+        found = group["recovered"]
+        group["most"], group["none"] = np.array([found.max()]), found == 0
+    columns = {"found of 10, mean": ("recovered", ".1f"), "most in one run": ("most", ".0f")}
+    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f"), "error": ("error", ".0e")}
+    return summary(groups, columns, "batches at λ = 0") + "\n\n" + made_by("patience")
 
 
 def splice() -> str:
     groups = {what: group for (what,), group in pooled("splice").items()}
     groups["frozen random decoder"] = groups.pop("frozen decoder")
-    columns = {"found of 10": ("recovered", ".1f"), "unexplained": ("fvu", ".1%")}
+    columns = {"found of 10": ("recovered", ".1f"), "FVU": ("fvu", ".1%")}
     columns |= {"the model's loss recovered": ("loss recovered", ".1%")}
     columns |= {"outputs moved by a latent": ("outputs moved", ".2f")}
     return summary(groups, columns, "SAE") + "\n\n" + made_by("splice")
 
 
 def width() -> str:
-    groups = {d_sae: group for (d_sae,), group in pooled("widths").items()}
+    groups = {d_sae: group for (d_sae,), group in pooled("width").items()}
     for group in groups.values():
         group["runs"] = np.ones_like(group["recovered"])
     columns = {"found of 10": ("recovered", ".1f"), "all ten": ("complete",), "runs": ("runs",)}
     columns |= {"always-on latents": ("always on", ".1f"), "twins (spare copies)": ("twins", ".1f")}
-    what = "Means. 3 base models, λ = 0.001, 8,000 steps. Always on: fires on nine inputs of ten"
-    return summary(groups, columns, "latents") + "\n\n" + made_by("widths", what)
+    columns |= {"dead": ("dead", ".1f")}
+    what = "Means. 3 toy models, λ = 0.001, 8,000 batches. Always on: fires on nine inputs of ten"
+    return summary(groups, columns, "latents") + "\n\n" + made_by("width", what)
 
 
 def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
@@ -153,23 +153,21 @@ def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
 
 def baselines() -> str:
     header, *lines = by_case("baselines", "recovered", ".1f", "found, mean")
-    lines = [line for line in lines if line[0] != "k-means, 2n clusters"]  # n do a little better
     _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
     lines += [
-        [f"*{method}: seconds for a million codes*", *(f"{float(cell):g}" for cell in cells)]
+        [f"*{method}: seconds to encode a million*", *(f"{float(cell):g}" for cell in cells)]
         for method, *cells in seconds
     ]
-    what = "3 base models; 16 SAE seeds, 2 of other methods (for 100 in 30: 2 and 1). n: features"
+    what = "3 toy models; 16 SAE seeds, 2 of other methods (for 100 in 30: 2 and 1). n: features"
     return markdown(header, lines) + "\n\n" + made_by("baselines", what)
 
 
 def reading() -> str:
     header, *lines = by_case("reading", "f1", ".2f", "F1")
-    lines = [line for line in lines if line[0] != "one layer, on or off"]  # as the strength is
-    lines[0][0] = "one layer, told the truth"
-    what = "Mean F1 of which features are on; one SAE on each of 3 base models, best threshold each"
+    lines[0][0] = "one layer, told the ground truth"
+    what = "Mean F1 of which features are on; one SAE on each of 3 toy models, best threshold each"
     return markdown(header, lines) + "\n\n" + made_by("reading", what)
 
 
@@ -179,13 +177,13 @@ def phase() -> str:
         of = curves["TopK, k = 1" if k else "λ falling to 0.001"].setdefault(d, ([], []))
         of[0].append(n / d)
         of[1].append(group["recovered"].mean() / n)
-    alt = "Share of features recovered, against features per dimension."
+    alt = "Share of features found, against features per dimension."
     for method, of in curves.items():
         for d, points in of.items():
             shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
             alt += f" {method}, {d} dimensions: {listed(shares)}."
     fig = plot_phase(curves).figure
-    what = "4 SAE seeds (2 at k = 1) × 3 base models for each point"
+    what = "4 SAE seeds (2 at k = 1) × 3 toy models for each point"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
 
 
@@ -195,12 +193,12 @@ def crowded_map() -> str:
     crowds = sorted({n for n, _, _ in groups})
     these = {setting(l1, k): group for (n, l1, k), group in groups.items() if n == 15}
     halves = {
-        "λ of an L1 SAE": [(l1, k) for n, l1, k in groups if n == 15 and l1],
+        "l1_coefficient (λ) of an L1 SAE": [(l1, k) for n, l1, k in groups if n == 15 and l1],
         "k of a TopK SAE": [(l1, k) for n, l1, k in groups if n == 15 and k],
     }
     widths = [len(half) for half in halves.values()]
     fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=widths)
-    alt = "Share of features recovered."
+    alt = "Share of features found."
     for ax, (name, half) in zip(axes, halves.items(), strict=True):
         shares = [[groups[n, *s]["recovered"].mean() / n for s in half] for n in crowds]
         plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
@@ -210,12 +208,13 @@ def crowded_map() -> str:
             alt += f" {n} in 5: {listed(cells)}."
     axes[0].set_ylabel("features in 5")
     axes[1].set_yticks([])
-    fig.suptitle("Share of features recovered", x=0.01, ha="left")
+    fig.suptitle("Share of features found", x=0.01, ha="left")
     true_l0 = mean(next(iter(these.values()))["true l0"], ".2f")
     columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
-    columns |= {"unexplained (FVU)": ("fvu", ".1%"), f"L0 (true: {true_l0})": ("l0", ".2f")}
+    columns |= {"FVU": ("fvu", ".1%"), f"L0 ({true_l0} features are on)": ("l0", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), MAP])
+    made = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 toy models")
+    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), made])
 
 
 def cost() -> str:
@@ -229,50 +228,24 @@ def cost() -> str:
     ]
     (error, activity), (other_error, other_activity) = mean_of.values()
     even = (other_error - error) / (activity - other_activity)
-    then = f"The two codes cost the same at λ = {even:.2f}: below it the exact one is cheaper, "
-    then += "above it the other. (Activity: the sum of the latents. Cost: error + λ · activity.)"
+    then = f"The two cost the same at λ = {even:.2f}. Below it the exact one is cheaper, above it "
+    then += "the other. Activity is the sum of the latents, and cost is error + λ · activity."
     return "\n\n".join([markdown(header, lines), then, made_by("cost")])
-
-
-@plots.styled
-def agreement() -> str:
-    fig, ax = plt.subplots(figsize=(6.5, 4.2))
-    fooled, modest = [], 0
-    for (n, l1, k), group in pooled("map").items():
-        colour, marker = MARKS[n]
-        agreed, found = group["agreement"].mean(), group["recovered"].mean() / n
-        fill = "white" if k else colour
-        ax.plot(agreed, found, marker, color=colour, markerfacecolor=fill, markersize=9)
-        modest += agreed < 0.9 and found > 0.99
-        if agreed >= 0.8 and found < 0.75:
-            fooled.append(f"{n} in 5, {setting(l1, k)}")
-            ax.plot(agreed, found, "o", color="black", markerfacecolor="none", markersize=19)
-            ax.annotate(fooled[-1], (agreed - 0.06, found), ha="right", va="center")
-    for n, (colour, marker) in MARKS.items():
-        ax.plot([], [], marker, color=colour, markersize=9, label=f"{n} in 5")
-    ax.plot([], [], "o", color="black", markersize=9, label="filled: L1")
-    ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=9, label="open: TopK")
-    ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.08), ylabel="share of features recovered")
-    ax.set(xlabel="agreement of two seeds (needs no truth)")
-    ax.set_title("Circled: two seeds agree, and miss")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    alt = (
-        "A mark for each setting: agreement of two seeds, and share of features recovered. "
-        f"{modest} settings recover over 99 % at an agreement below 0.9. At 0.8 or more, and below "
-        f"75 % recovered: {'; '.join(fooled) or 'none'}."
-    )
-    return picture(fig, alt) + "\n\n" + MAP
 
 
 def absorption() -> str:
     groups = {name: group for (name,), group in pooled("absorption").items()}
     inputs = ("A alone", "A and an independent C", "A and B")
     columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
-    return (
-        summary(groups, columns, "share of the inputs on which A's latent fires")
-        + "\n\n"
-        + made_by("absorption")
-    )
+    for group in groups.values():
+        share = group["A's fires on A and B"]
+        group["silent"], group["always"] = share < 0.05, share > 0.95
+    columns |= {
+        "runs where it never fires on A and B": ("silent",),
+        "where it always does": ("always",),
+    }
+    corner = "share of the inputs on which A's latent fires"
+    return summary(groups, columns, corner) + "\n\n" + made_by("absorption")
 
 
 def matryoshka() -> str:
@@ -288,34 +261,43 @@ def matryoshka() -> str:
 
 def rare() -> str:
     groups = {
-        f"{exponent:g}" + (f" ({n_steps:,} steps)" if n_steps > 2_000 else ""): group
+        f"{exponent:g}" + (f" ({n_steps:,} batches)" if n_steps > 2_000 else ""): group
         | {"once in": 1 / group["p of the rarest"]}
         for (exponent, n_steps), group in pooled("rare").items()
     }
-    columns = {
-        "the rarest is on once in": ("once in", ",.0f"),
-        "found of 100": ("recovered", ".1f"),
-    }
+    columns = {"the rarest is on once in": ("once in", ",.0f")}
+    columns |= {"found of 100": ("recovered", ".1f")}
     columns |= {
         f"of the 50 {which}": (f"of the 50 {which}", ".1f") for which in ("commonest", "rarest")
     }
-    columns |= {"unexplained": ("fvu", ".1%")}
-    what = "TopK, k = 5, 2 SAE seeds × 3 base models, 2,000 steps"
+    columns |= {"FVU": ("fvu", ".1%")}
+    what = "TopK, k = 5, 2 SAE seeds × 3 toy models, 2,000 batches"
     return summary(groups, columns, "$a$") + "\n\n" + made_by("rare", what)
 
 
-def l0_too_low() -> str:
-    groups = {f"k = {k}": group for (k,), group in pooled("l0_too_low").items()}
-    columns = {"found of 20, mean": ("recovered", ".1f"), "unexplained": ("fvu", ".0%")}
-    columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    made = made_by("l0_too_low", "8 SAE seeds × 3 base models")
-    return summary(groups, columns, "five of 20 on at a time", across=True) + "\n\n" + made
-
-
-PAGES: dict[str, Callable[[], str]] = {"map": crowded_map} | {
-    page.__name__: page
-    for page in (
-        *(switch, splice, width, baselines, phase, cost, agreement, reading),
-        *(absorption, matryoshka, rare, l0_too_low),
+def choosing_k() -> str:
+    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean |cosine|"}
+    names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
+    rows = []  # for each case, k and toy model the means over its SAEs
+    for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
+        found = group["recovered"].mean() / int(case.split()[0])
+        means = {name: group[column].mean() for name, column in names.items()}
+        rows.append({"case": case, "k": k, "found": found} | means)
+    formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
+    formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
+    header = ["case", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
+    lines = []
+    for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
+        these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
+        cells = [mean(np.array([row[c] for row in these]), how) for c, how in formats.items()]
+        lines.append([case, k, *cells])
+    alt = (
+        "Four small plots against k, for 20 features at right angles of which 5 are on at a time: "
     )
-}
+    alt += "the share found, the error, the agreement of two seeds, the mean cosine of two latents."
+    fig = plots.plot_choosing_k([row for row in rows if row["case"].startswith("20")])
+    table = markdown([*header, "mean \\|cosine\\|"], lines)
+    what = (
+        "TopK, 16 SAE seeds × 3 toy models; noise has the activations' mean and covariance, 4 × 3"
+    )
+    return "\n\n".join([picture(fig, alt), table, made_by("choosing_k", what)])

@@ -1,25 +1,24 @@
-"""Does a recipe ever fail? Many seeds, none of them looked at when the settings were chosen.
+"""Does a recipe ever fail? Fresh seeds, none of them looked at when the settings were chosen.
 
-    python -m evidence.seeds                    every part that data/seeds.json does not hold yet
-    python -m evidence.seeds falling 80         those of one recipe and width (or of one of both)
-    python -m evidence.seeds --list             what is done and what is left
+    .venv/bin/python -m evidence.seeds                 train what data/seeds.json does not hold yet
+    .venv/bin/python -m evidence.seeds falling 80      of one recipe and width (or of one of both)
+    .venv/bin/python -m evidence.seeds --table         print what is stored
 
-A part is 250 seeds at 20 latents, or 100 at another width. Each finished part is added to the file
-at once, so that a run may be stopped and taken up again, and several may run side by side: each
-takes the parts that nobody has begun. One thread each.
+A line of the file is 50 seeds, trained as one stack: each has a toy model and an SAE of its own. It
+is written as soon as it is done, so a run may be stopped and taken up again.
 """
 
 import os
 
 os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
 
-import argparse
 import json
+import sys
 import time
-from pathlib import Path
 
 import torch
 
+from evidence.common import DATA, EDITION, data, markdown
 from sae_lib import (
     FALLING_PRICE,
     SparseAutoencoder,
@@ -29,118 +28,85 @@ from sae_lib import (
     train_saes,
     train_toy_models,
 )
-from sae_lib.saving import write_file
 
-FILE = Path(__file__).parent / "data" / "seeds.json"
+FILE = DATA / "seeds.json"
 RECIPES = {"falling": FALLING_PRICE, "constant": {}, "constant 0.003": {"l1_coefficient": 0.003}}
-STACK = 50  # seeds trained together
+STACK = 50
 PARTS = [
-    (recipe, d_sae, first, size)
-    for d_sae, last, size in [(20, 22_000, 250), *((w, 20_300, 100) for w in (12, 40, 80, 200))]
+    {"edition": EDITION, "recipe": recipe, "d_sae": d_sae, "first_seed": first, "seeds": STACK}
+    for d_sae, last in [(20, 22_000), (12, 20_300), (40, 20_300), (80, 20_300), (200, 20_300)]
     for recipe in RECIPES
-    for first in range(20_000, last, size)
+    for first in range(20_000, last, STACK)
     if recipe != "constant 0.003" or d_sae == 12  # where the lesson's price fails at times
 ]
 
 
-def lowest_cosines(recipe: str, d_sae: int, seeds: range, **settings) -> dict[int, float | None]:
-    """{seed: its lowest matched cosine}: a base model and an SAE for each seed.
+def lowest_cosines(recipe: str, d_sae: int, seeds: range) -> dict[int, float | None]:
+    """{seed: its lowest matched cosine}: a toy model and an SAE for each seed.
 
-    The base models are trained more cheaply than the lesson's. None where one did not settle in
-    pairs, or left a feature out (the lesson's gate): there the truth is another one.
+    The toy models are trained more cheaply than the lesson's. None where one did not settle in
+    pairs, or left a feature out (the lesson's gate): there the ground truth is another one.
     """
     models = [ToyModel(seed=seed) for seed in seeds]
-    train_toy_models(models, seeds=seeds, n_steps=1_500, batch_size=64)
-    with torch.no_grad():
-        pools = [
-            m.encode(m.sample_features(20_000, seed=s)) for m, s in zip(models, seeds, strict=True)
-        ]
-    others = [seed + 1_000_000 for seed in seeds]  # else W and W_dec start from equal draws
-    saes = [SparseAutoencoder(5, d_sae, seed=seed) for seed in others]
-    recipe = RECIPES[recipe] | settings
-    train_saes(saes, torch.stack(pools), seeds=others, n_logged=2, **recipe)
+    train_toy_models(models, seed=seeds[0], n_steps=1_500, batch_size=64)
+    pools = torch.stack([data(m, 20_000, seed)[1] for m, seed in zip(models, seeds, strict=True)])
+    # a million further on, else W and W_dec start from equal draws
+    saes = [SparseAutoencoder(5, d_sae, seed=seed + 1_000_000) for seed in seeds]
+    train_saes(saes, pools, seed=seeds[0], n_logged=2, **RECIPES[recipe])
     lowest = {}
     for seed, model, sae in zip(seeds, models, saes, strict=True):
-        truth = model.feature_directions
-        cosines = match_features(cosine_similarity_matrix(sae.W_dec, truth)).cosine
-        others_cosines = cosine_similarity_matrix(truth, truth).fill_diagonal_(0)
-        in_pairs = ((others_cosines.abs() < 0.02) | (others_cosines < -0.98)).all()
-        settled = in_pairs and truth.norm(dim=1).min() > 0.9
+        ground_truth = model.feature_directions
+        cosines = match_features(cosine_similarity_matrix(sae.W_dec, ground_truth)).cosine
+        others = cosine_similarity_matrix(ground_truth, ground_truth).fill_diagonal_(0)
+        in_pairs = ((others.abs() < 0.02) | (others < -0.98)).all()
+        settled = in_pairs and ground_truth.norm(dim=1).min() > 0.9
         lowest[seed] = round(float(cosines.min()), 4) if settled else None
     return lowest
 
 
-def run_part(recipe: str, d_sae: int, first: int, size: int, **settings) -> dict:
-    """One line of the file."""
-    started, lowest = time.process_time(), {}
-    for start in range(first, first + size, STACK):
-        stop = min(start + STACK, first + size)
-        lowest |= lowest_cosines(recipe, d_sae, range(start, stop), **settings)
+def line(part: dict, lowest: dict[int, float | None]) -> dict:
+    """One line of the file: how many found all ten, and which seeds did not."""
     found = {seed: cosine for seed, cosine in lowest.items() if cosine is not None}
-    return {
-        "recipe": recipe,
-        "d_sae": d_sae,
-        "first_seed": first,
-        "seeds": size,
-        "complete": sum(cosine >= 0.99 for cosine in found.values()),
-        "lowest": min(found.values()),
-        "incomplete": {seed: cosine for seed, cosine in found.items() if cosine < 0.99},
-        "base_model_not_settled": [seed for seed in lowest if seed not in found],
-        "cpu_seconds": round(time.process_time() - started),
-    }
+    missed = {seed: cosine for seed, cosine in found.items() if cosine < 0.99}
+    counts = {"complete": len(found) - len(missed), "lowest": min(found.values())}
+    counts |= {"incomplete": missed, "not_settled": [seed for seed in lowest if seed not in found]}
+    return part | counts
 
 
-def stored() -> dict[tuple, dict]:
-    """{part: its line}"""
-    lines = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
-    return {tuple(x[k] for k in ("recipe", "d_sae", "first_seed", "seeds")): x for x in lines}
+def stored() -> list[dict]:
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else []
 
 
-def store(line: dict) -> None:
-    """Add a line to the file, one process at a time."""
-    part = line["recipe"], line["d_sae"], line["first_seed"], line["seeds"]
-    lock = FILE.with_name("seeds.json.begun")
-    for _ in range(600):
-        try:
-            lock.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            time.sleep(0.1)
-    else:
-        raise TimeoutError(f"{lock.name} is a minute old; if no other run writes, remove it")
-    try:
-        lines = stored() | {part: line}
-        rows = ",\n".join(json.dumps(lines[part]) for part in PARTS if part in lines)
-        write_file(FILE, f"[\n{rows}\n]\n".encode())
-    finally:
-        lock.unlink()
+def table() -> str:
+    """A line for each width and edition: how many found all ten, of the toy models that settled."""
+    counts: dict[tuple, tuple] = {}
+    for of in stored():
+        key = of["d_sae"], of["edition"], of["recipe"]
+        complete, n, lowest = counts.get(key, (0, 0, 1.0))
+        settled = of["seeds"] - len(of["not_settled"])
+        counts[key] = complete + of["complete"], n + settled, min(lowest, of["lowest"])
+    lines = []
+    for d_sae, edition in sorted({key[:2] for key in counts}):
+        cells = [counts.get((d_sae, edition, recipe)) for recipe in RECIPES]
+        cells = [f"{c[0]:,} of {c[1]:,}, lowest {c[2]:.4f}" if c else "" for c in cells]
+        lines.append([d_sae, edition, *cells])
+    header = ["latents", "edition", "a price that falls", "constant price", "constant, λ = 0.003"]
+    return markdown(header, lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("only", nargs="*", help="a recipe, a width, or both")
-    parser.add_argument("--list", action="store_true")
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    lines = stored()
     for part in PARTS:
-        recipe, d_sae, first, _ = part
-        if not set(arguments.only) <= {recipe, str(d_sae)}:
+        wanted = set(sys.argv[1:]) <= {part["recipe"], str(part["d_sae"])}
+        if not wanted or any(part.items() <= of.items() for of in lines):
             continue
-        if arguments.list or part in stored():
-            print(*part, stored().get(part, "left"), flush=True)
-            continue
-        claim = FILE.with_name(f"seeds-{recipe}-{d_sae}-{first}.begun")
-        try:
-            claim.touch(exist_ok=False)
-        except FileExistsError:
-            print(*part, f"begun elsewhere; if it was stopped, remove {claim.name}", flush=True)
-            continue
-        try:
-            store(run_part(*part))
-        finally:
-            claim.unlink()
-        print(*part, stored()[part], flush=True)
+        started, first = time.process_time(), part["first_seed"]
+        lowest = lowest_cosines(part["recipe"], part["d_sae"], range(first, first + STACK))
+        lines.append(line(part, lowest) | {"cpu_seconds": round(time.process_time() - started)})
+        FILE.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n", encoding="utf-8")
+        print(lines[-1], flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    print(table()) if "--table" in sys.argv else main()

@@ -8,26 +8,31 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA, MiniBatchDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
 
-from sae_lib.guards import finite
+from sae_lib.checks import finite
 
 
 def _both_signs(axes: np.ndarray) -> torch.Tensor:
     """Unit rows and their opposites: an axis has no sign, a feature has one."""
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
-    return torch.tensor(np.concatenate([axes, -axes]), dtype=torch.float32)
+    return torch.from_numpy(np.concatenate([axes, -axes])).float()
+
+
+def _matrix(activations: torch.Tensor) -> np.ndarray:
+    """The activations in numpy, as doubles: beside a large mean, floats lose what varies."""
+    return finite("activations", activations, n_columns=0).cpu().double().numpy()
 
 
 def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
-    """The activations in numpy; raise if all are the same, so that there is nothing to find."""
-    x = finite("activations", activations, n_columns=0).cpu().numpy()
+    """The same; raise if all rows are equal, so that there is nothing to find."""
+    x = _matrix(activations)
     if (x == x[0]).all():
-        raise ValueError("activations are the same in every row, so they have no directions.")
+        raise ValueError("activations: expected rows that differ, got the same in every row.")
     return x
 
 
 def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
     """Each hidden neuron, up and down: (2 d_in, d_in)."""
-    return _both_signs(np.eye(finite("activations", activations, n_columns=0).shape[1]))
+    return _both_signs(np.eye(_matrix(activations).shape[1]))
 
 
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
@@ -54,11 +59,14 @@ def kmeans_directions(activations: torch.Tensor, n_clusters: int, *, seed: int =
 
     Activations shorter than a twentieth of the mean length hardly have one and are left out.
     """
-    x = finite("activations", activations, n_columns=0).cpu().numpy()
+    x = _matrix(activations)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = (x / np.maximum(length, 1e-30))[length[:, 0] > 0.05 * length.mean()]
+    if len(x) < n_clusters:
+        expected = f"at least {n_clusters} rows that are not near zero"
+        raise ValueError(f"activations: expected {expected}, got {len(x)}.")
     centres = KMeans(n_clusters, n_init=10, random_state=seed).fit(x).cluster_centers_
-    return torch.nn.functional.normalize(torch.tensor(centres, dtype=torch.float32), dim=1)
+    return torch.nn.functional.normalize(torch.from_numpy(centres).float(), dim=1)
 
 
 def sparse_coding_directions(
@@ -75,10 +83,9 @@ def sparse_coding_directions(
     learner = MiniBatchDictionaryLearning(
         n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
     )
-    x = (x / x.std()).astype(np.float64)  # in single precision its inner steps do not converge
     global_state = np.random.get_state()  # noqa: NPY002 - they draw from it, whatever the seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of a few in 10,000 inner steps
-        atoms = learner.fit(x).components_
+        atoms = learner.fit(x / x.std()).components_
     np.random.set_state(global_state)  # noqa: NPY002
-    return torch.nn.functional.normalize(torch.tensor(atoms, dtype=torch.float32), dim=1)
+    return torch.nn.functional.normalize(torch.from_numpy(atoms).float(), dim=1)

@@ -7,8 +7,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 
-from sae_lib.guards import finite
+from sae_lib.checks import finite
 from sae_lib.sae import SparseAutoencoder, random_directions
+from sae_lib.toy_model import ToyModel
 
 # A latent fires when its activation is above this; a feature is on when it moved the model by
 # more. One meaning for L0, dead latents, precision and recall. A hundredth of the largest value:
@@ -51,12 +52,13 @@ def match_features(cosines: torch.Tensor) -> Matches:
     return Matches(latent, cosine)
 
 
-def recovered(W_dec: torch.Tensor, truth: torch.Tensor, at: float = 0.99) -> int:
+def recovered(W_dec: torch.Tensor, ground_truth: torch.Tensor, at: float = 0.99) -> int:
     """How many features have a latent of their own at a signed cosine of `at` or more.
 
-    W_dec (d_sae, d_in), truth (n_features, d_in). 0.99 is 8 degrees.
+    W_dec (d_sae, d_in), ground_truth (n_features, d_in). 0.99 is 8 degrees. Directions alone:
+    whether the latents fire with their features, `judge` says.
     """
-    return int((match_features(cosine_similarity_matrix(W_dec, truth)).cosine >= at).sum())
+    return int((match_features(cosine_similarity_matrix(W_dec, ground_truth)).cosine >= at).sum())
 
 
 def chance_cosines(feature_directions: torch.Tensor, d_sae: int, n_draws: int = 200) -> np.ndarray:
@@ -76,22 +78,26 @@ def fires(latent_acts: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
 
 def l0(latent_acts: torch.Tensor) -> float:
     """How many latents fire on an input, on average over the inputs: latent_acts (..., d_sae)."""
-    return fires(torch.as_tensor(latent_acts)).sum(dim=-1).float().mean().item()
+    return fires(torch.as_tensor(latent_acts)).sum(dim=-1).double().mean().item()
 
 
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2. 0 is perfect.
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2.
 
-    x, x_hat (n, d_in).
+    0 is perfect, 1 as bad as always answering with the mean; a bad start can lie above 1.
+    x, x_hat (..., d_in): the leading axes count as one. In double, on the CPU.
     """
-    x, x_hat = x.double(), x_hat.double()
+    x, x_hat = (t.detach().cpu().double().flatten(0, -2) for t in (x, x_hat))
     return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
 
 @torch.no_grad()
 def live_directions(sae: SparseAutoencoder, activations: torch.Tensor) -> torch.Tensor:
-    """The decoder rows of the latents that fire on some of these inputs: (n_live, d_in)."""
-    return sae.W_dec.detach()[fires(sae.encode(activations)).any(dim=0)]
+    """The decoder rows of the latents that fire on some of these inputs: (n_live, d_in).
+
+    activations (..., d_in).
+    """
+    return sae.W_dec.detach()[fires(sae.encode(activations.flatten(0, -2))).any(dim=0)]
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -139,9 +145,39 @@ def firing(strengths: torch.Tensor, acts: torch.Tensor) -> Firing:
     )
 
 
+class Judgement(NamedTuple):
+    """What `judge` saw. For each feature (n_features,): the cosine with its own latent (nan if it
+    has none), whether it is found, and how what fires along it agrees with it. Beside them the
+    matched cosines of 200 random dictionaries as wide as the SAE (200, n_features)."""
+
+    cosine: np.ndarray
+    found: np.ndarray
+    firing: Firing
+    chance: np.ndarray
+
+
+@torch.no_grad()
+def judge(sae: SparseAutoencoder, toy_model: ToyModel, at: float = 0.99) -> Judgement:
+    """Which features of this toy model has this SAE found?
+
+    A feature is found if the direction of its own latent (`match_features`) is at a cosine of
+    `at` or more, and the latents along it, taken together, fire with it: precision and recall of
+    at least one half. A latent that points along a feature and never fires has found nothing.
+    """
+    ground_truth = toy_model.feature_directions
+    cosines = cosine_similarity_matrix(sae.W_dec, ground_truth)
+    features = toy_model.sample_features(20_000, seed=toy_model.seed + 1)
+    acts = sae.encode(toy_model.encode(features).to(sae.W_dec)).cpu()
+    fired = firing(features.cpu() * ground_truth.cpu().norm(dim=1), acts @ (cosines >= at).to(acts))
+    cosine = match_features(cosines).cosine
+    with_it = ((fired.precision >= 0.5) & (fired.recall >= 0.5)).numpy()
+    chance = chance_cosines(ground_truth, len(sae.W_dec))
+    return Judgement(cosine, (cosine >= at) & with_it, fired, chance)
+
+
 @torch.no_grad()
 def oracle_sae(feature_directions: torch.Tensor, l1_coefficient: float) -> SparseAutoencoder:
-    """The SAE whose dictionary is the truth, read along its own directions.
+    """The SAE whose dictionary is the ground truth, read along its own directions.
 
     W_dec = the unit feature directions, W_enc = W_decᵀ, b_enc = -λ/2. For directions that are
     orthogonal or opposite this is the exact minimum of the loss with that dictionary: the

@@ -5,10 +5,38 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sae_lib.checks import whole
+
+
+class SAELoss(NamedTuple):
+    """The three numbers of one batch: total = reconstruction + sparsity (λ is already in it)."""
+
+    total: torch.Tensor
+    reconstruction: torch.Tensor
+    sparsity: torch.Tensor
+
+
+def sae_loss(
+    x: torch.Tensor, x_hat: torch.Tensor, latent_acts: torch.Tensor, l1_coefficient: float
+) -> SAELoss:
+    """Squared error plus λ times the activity of the latents, for one batch.
+
+    total = mean over the batch of  sum_j (x_j - x_hat_j)^2  +  λ · sum_i |h_i|
+
+    Summed over the d_in coordinates, not averaged: averaging would divide the first term by
+    d_in, and so make the same λ weigh d_in times more (five times, here).
+    x, x_hat (batch, d_in); latent_acts (batch, d_sae). Bricken et al. 2023, "Setup".
+    """
+    reconstruction = (x - x_hat).square().sum(dim=-1).mean()
+    sparsity = l1_coefficient * latent_acts.abs().sum(dim=-1).mean()
+    return SAELoss(reconstruction + sparsity, reconstruction, sparsity)
+
 
 def random_directions(n: int, d: int, *, seed: int = 0) -> torch.Tensor:
     """n directions of length 1, uniform on the sphere in d dimensions: (n, d)."""
-    directions = torch.randn(n, d, generator=torch.Generator().manual_seed(int(seed)))
+    whole("the number of directions", n, 1, 10**6), whole("their dimension", d, 1, 10**6)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1))
+    directions = torch.randn(n, d, generator=generator, dtype=torch.float32, device="cpu")
     return directions / directions.norm(dim=-1, keepdim=True)
 
 
@@ -30,9 +58,9 @@ class SparseAutoencoder(nn.Module):
         super().__init__()
         directions = random_directions(d_sae, d_in, seed=seed)
         self.W_enc = nn.Parameter(2 * d_in / d_sae * directions.T.contiguous())
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.b_enc = nn.Parameter(torch.zeros_like(directions[:, 0]))
         self.W_dec = nn.Parameter(directions)
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_dec = nn.Parameter(torch.zeros_like(directions[0]))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Which latents fire, and how strongly: (batch, d_in) -> (batch, d_sae)."""
@@ -46,7 +74,7 @@ class SparseAutoencoder(nn.Module):
         latent_acts = self.encode(x)
         return self.decode(latent_acts), latent_acts
 
-    def loss(self, x: torch.Tensor, l1_coefficient: float) -> "SAELoss":
+    def loss(self, x: torch.Tensor, l1_coefficient: float) -> SAELoss:
         x_hat, latent_acts = self(x)
         return sae_loss(x, x_hat, latent_acts, l1_coefficient)
 
@@ -54,30 +82,6 @@ class SparseAutoencoder(nn.Module):
     def normalize_decoder_(self) -> None:
         """Set every decoder direction back to length 1, in place."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-7))
-
-
-class SAELoss(NamedTuple):
-    """The three numbers of one batch: total = reconstruction + sparsity (λ is already in it)."""
-
-    total: torch.Tensor
-    reconstruction: torch.Tensor
-    sparsity: torch.Tensor
-
-
-def sae_loss(
-    x: torch.Tensor, x_hat: torch.Tensor, latent_acts: torch.Tensor, l1_coefficient: float
-) -> SAELoss:
-    """Squared error plus λ times the size of the code, for one batch.
-
-    total = mean over the batch of  sum_j (x_j - x_hat_j)^2  +  λ · sum_i |h_i|
-
-    Summed over the d_in dimensions, not averaged: averaging would divide the first term by
-    d_in, and so make the same λ weigh d_in times more (five times, here).
-    x, x_hat (batch, d_in); latent_acts (batch, d_sae). Bricken et al. 2023, "Setup".
-    """
-    reconstruction = (x_hat - x).square().sum(dim=-1).mean(dim=-1)
-    sparsity = l1_coefficient * latent_acts.abs().sum(dim=-1).mean(dim=-1)
-    return SAELoss(reconstruction + sparsity, reconstruction, sparsity)
 
 
 class TopKSparseAutoencoder(SparseAutoencoder):
@@ -90,7 +94,7 @@ class TopKSparseAutoencoder(SparseAutoencoder):
 
     def __init__(self, d_in: int, d_sae: int, *, k: int, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
-        self.k = k
+        self.k = whole("k", k, 1, d_sae)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         latent_acts = super().encode(x)

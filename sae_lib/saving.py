@@ -1,17 +1,20 @@
 """Saving and loading, in the field's format: a folder that SAELens reads and writes too."""
 
 import json
-import uuid
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 
-from sae_lib.guards import finite
-from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib.checks import finite
+from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 
 SAELENS_VERSION = "6.54.12"  # whose format this is; without a version SAELens assumes an old one
+FILES = CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+# What in a cfg.json changes no number: its origin, and what only SAELens's training reads.
+NO_MATTER = {"dtype", "device", "metadata", "decoder_init_norm", "l1_coefficient", "lp_norm"}
+NO_MATTER |= {"l1_warm_up_steps", "aux_loss_coefficient", "use_sparse_activations"}
 
 
 def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -21,11 +24,11 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
         sae_weights.safetensors  W_enc, b_enc, W_dec, b_dec, as they are
 
     SAELens subtracts b_dec from its input unless the file says otherwise, so
-    `"apply_b_dec_to_input": false` is written. Raises FileExistsError if the folder holds an SAE
-    already, unless overwrite=True; ValueError if `sae` computes anything else than a ReLU or a
-    TopK SAE does, since weights carry no code.
+    `"apply_b_dec_to_input": false` is written. Raises FileExistsError if one of the two files is
+    there already, unless overwrite=True; ValueError if `sae` computes anything else than a ReLU
+    or a TopK SAE does, since weights carry no code.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     weights = {name: finite(name, getattr(sae, name)).cpu().contiguous() for name in NAMES}
     d_sae, d_in = weights["W_dec"].shape
     config = {
@@ -39,19 +42,20 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     if hasattr(sae, "k"):
         # the k strongest as they are, not weighted by the length of what they write
         config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
-    x = torch.randn(16, d_in, generator=torch.Generator().manual_seed(0))
+    x = d_in**0.5 * random_directions(16, d_in)
     own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
     pairs = zip(torch.func.functional_call(sae, own, (x,)), sae_of(config, weights)(x), strict=True)
     if not all(torch.allclose(ours, read, rtol=1e-3, atol=1e-3) for ours, read in pairs):
         raise ValueError(
-            f"This {type(sae).__name__} computes something else than ReLU(x W_enc + b_enc), "
-            "its k strongest, and h W_dec + b_dec; the weights alone would not carry that."
+            "sae: expected ReLU(x W_enc + b_enc), its k strongest, and h W_dec + b_dec, got a "
+            f"{type(sae).__name__} that computes something else, which its weights do not carry."
         )
-    if (folder / "cfg.json").exists() and not overwrite:
+    if any((folder / name).exists() for name in FILES) and not overwrite:
         raise FileExistsError(f"{folder} holds an SAE already; pass overwrite=True to replace it.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "sae_weights.safetensors", save(weights))
-    write_file(folder / "cfg.json", (json.dumps(config, indent=2) + "\n").encode())
+    (folder / CONFIG).unlink(missing_ok=True)  # after a crash in between, nothing can be loaded
+    (folder / WEIGHTS).write_bytes(save(weights))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:
@@ -65,53 +69,49 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
 
     The second is TopK's rescale_acts_by_decoder_norm; w_i is row i of W_dec. Raises
     FileNotFoundError if a file is missing; ValueError if it cannot be read, or holds what a ReLU
-    or a TopK SAE does not do.
+    or a TopK SAE does not do. An SAE of an older SAELens: load and save it there once.
     """
-    config = Path(folder, "cfg.json").read_bytes()
-    weights = Path(folder, "sae_weights.safetensors").read_bytes()
+    folder = Path(folder).expanduser()
+    config, weights = ((folder / name).read_bytes() for name in FILES)
     try:
-        config, weights = json.loads(config), load(weights)
-        sae = sae_of(config, {name: finite(name, weights[name]) for name in NAMES})
-        sae(torch.zeros(1, sae.W_enc.shape[0]))  # k may be no number, or too large
+        return sae_of(json.loads(config), load(weights))
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
+        if weights.startswith(b"version https://git-lfs"):
+            why = f"{WEIGHTS} is a Git LFS pointer; `git lfs pull` fetches the file."
+        if weights.lstrip().startswith(b"<"):
+            why = f"{WEIGHTS} is a web page."
         raise ValueError(f"{folder} holds no SAE that can be read: {why}") from error
-    return sae
 
 
 def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     """The SAE that a cfg.json and its weights describe; raise if ours cannot be that."""
-    for name, known in {
+    weights = {name: finite(name, w) for name, w in weights.items()}
+    d_sae, d_in = finite("W_dec", weights["W_dec"], n_columns=0).shape
+    known = {  # what changes the computation, with the values that ours can follow
         "architecture": ("standard", "topk"),
+        "d_in": (d_in,),
+        "d_sae": (d_sae,),
+        "apply_b_dec_to_input": (True, False),
         "normalize_activations": ("none",),
         "reshape_activations": ("none",),
-    }.items():
-        if config.get(name, "none") not in known:
-            raise ValueError(f"{name} is {config.get(name)!r}; only {known} can be read.")
+    }
+    if is_topk := config["architecture"] == "topk":
+        known |= {"k": range(1, d_sae + 1), "rescale_acts_by_decoder_norm": (True, False)}
+    for name, value in config.items():
+        if name not in NO_MATTER and value not in known.get(name, ()):
+            expected = f"one of {known[name]}" if name in known else "no such key"
+            raise ValueError(f"{name}: expected {expected}, got {value!r}.")
     if config.get("apply_b_dec_to_input", True):
         weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
     if config.get("rescale_acts_by_decoder_norm", False):
         norms = weights["W_dec"].norm(dim=1)
         weights |= {name: weights[name] * norms for name in ("W_enc", "b_enc")}
         weights["W_dec"] = weights["W_dec"] / norms.clamp_min(1e-12)[:, None]
-    d_sae, d_in = weights["W_dec"].shape
-    if config["architecture"] == "topk":
+    if is_topk:
         sae = TopKSparseAutoencoder(d_in, d_sae, k=config["k"])
     else:
         sae = SparseAutoencoder(d_in, d_sae)
-    sae.load_state_dict(weights)
+    # this refuses a tensor too many or too few, and one of another shape
+    sae.load_state_dict({k: finite(f"{k} in float32", w.float()) for k, w in weights.items()})
     return sae
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Put a whole file in the place of the old one, or leave the old one as it is.
-
-    A link is followed, not replaced. The unfinished file has a name that no one else uses.
-    """
-    path = path.resolve()
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,11 +1,9 @@
-"""The base model of step 1: many sparse features squeezed through a few hidden dimensions."""
-
-from collections.abc import Sequence
+"""The toy model of step 1: many sparse features squeezed through a few hidden dimensions."""
 
 import torch
 from torch import nn
 
-from sae_lib.guards import with_gradients
+from sae_lib.checks import real, whole
 
 
 class ToyModel(nn.Module):
@@ -24,28 +22,32 @@ class ToyModel(nn.Module):
         self, n_features: int = 10, n_hidden: int = 5, sparsity: float = 0.9, *, seed: int = 0
     ):
         super().__init__()
-        self.sparsity = sparsity
-        generator = torch.Generator().manual_seed(int(seed))
-        W = torch.randn(n_hidden, n_features, generator=generator) / n_hidden**0.5
-        self.W = nn.Parameter(W)
-        self.b = nn.Parameter(torch.zeros(n_features))
+        n_features = whole("n_features", n_features, 1, 1_000)  # a toy: figures draw n × n cells
+        n_hidden = whole("n_hidden", n_hidden, 1, 1_000)
+        self.sparsity = real("sparsity", sparsity, 0, 0.999)
+        self.seed = whole("seed", seed, 0, 2**63 - 1)
+        rng = torch.Generator().manual_seed(self.seed)
+        W = torch.randn(n_hidden, n_features, generator=rng, dtype=torch.float32, device="cpu")
+        self.W = nn.Parameter(W / n_hidden**0.5)
+        self.b = nn.Parameter(torch.zeros_like(W[0]))
 
     @property
     def feature_directions(self) -> torch.Tensor:
         """The ground truth, one row per feature: (n_features, n_hidden)."""
-        return self.W.detach().mT
+        return self.W.detach().T
 
     def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
         """n inputs (n, n_features), drawn on the CPU so that every device sees the same."""
         is_rng = isinstance(seed, torch.Generator)
         rng = seed if is_rng else torch.Generator().manual_seed(int(seed))
-        shape = (n, self.W.shape[-1])
-        is_on = torch.rand(shape, generator=rng) >= self.sparsity
-        return (torch.rand(shape, generator=rng) * is_on).to(self.W)
+        shape = (whole("n", n, 1, 10**8), self.b.shape[-1])
+        how = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
+        is_on = torch.rand(shape, **how) >= self.sparsity
+        return (torch.rand(shape, **how) * is_on).to(self.b)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, n_features) -> (batch, n_hidden)."""
-        return features @ self.W.mT
+        return features @ self.W.T
 
     def decode(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, n_hidden) -> (batch, n_features)."""
@@ -54,30 +56,30 @@ class ToyModel(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(features))
 
+    def loss(self, features: torch.Tensor) -> torch.Tensor:
+        """The squared error, summed over features and averaged over the batch."""
+        return (features - self(features)).square().sum(dim=-1).mean()
 
-@with_gradients
+
 def train_toy_model(
     model: ToyModel,
     *,
     n_steps: int = 2_000,
     batch_size: int = 512,
     lr: float = 1e-2,
-    seed: int | Sequence[int] = 0,
+    seed: int = 0,
 ) -> None:
-    """Train a model, in place: Adam on the squared error, fresh inputs every step.
+    """Train a toy model, in place: Adam on its loss, fresh inputs every step.
 
-    The error is summed over features and averaged over the batch; the learning rate falls to
-    zero along a cosine. A stack of models (see `train_toy_models`) takes a list of seeds.
+    The learning rate falls to zero along a cosine.
     """
-    seeds = seed if isinstance(seed, Sequence) else [seed]
-    generators = [torch.Generator().manual_seed(int(one)) for one in seeds]
+    rng = torch.Generator().manual_seed(int(seed))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):
-        features = torch.stack([model.sample_features(batch_size, seed=g) for g in generators])
-        loss = (features - model(features)).square().sum(dim=-1).mean(dim=-1)
+        loss = model.loss(model.sample_features(batch_size, seed=rng))
         optimizer.zero_grad()
-        loss.sum().backward()
+        loss.backward()
         optimizer.step()
         schedule.step()
     if not torch.isfinite(model.W).all():

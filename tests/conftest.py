@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sae_lib import FALLING_PRICE, SparseAutoencoder, ToyModel, train_saes, train_toy_models
+from sae_lib.lesson import playground, show, verdict
 from sae_lib.training import TrainingHistory
 
 matplotlib.use("Agg")
@@ -28,15 +29,25 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """Four base models and an SAE for each, with the price that falls. Do not write to it."""
+    """Four toy models and an SAE for each, with the price that falls. Do not write to it."""
     models = [ToyModel(seed=seed) for seed in SEEDS]
-    train_toy_models(models, seeds=SEEDS)
+    train_toy_models(models)
     features = torch.stack([m.sample_features(20_000, seed=100 + i) for i, m in enumerate(models)])
     with torch.no_grad():
         pools = torch.stack([m.encode(f) for m, f in zip(models, features, strict=True)])
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in SEEDS]
-    histories = train_saes(saes, pools, seeds=SEEDS, **FALLING_PRICE)
+    histories = train_saes(saes, pools, **FALLING_PRICE)
     return Trained(models, features, pools, saes, histories)
+
+
+@pytest.fixture(scope="module")
+def displayed():
+    """What the lessons display goes into this list, and nowhere else."""
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (show, playground, verdict):
+            patch.setattr(module, "display", lambda data, **options: shown.append(data))
+        yield shown
 
 
 @pytest.fixture

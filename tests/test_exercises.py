@@ -1,8 +1,10 @@
-"""The marks: right answers pass, likely mistakes are named, stubs stay 'not attempted yet'."""
+"""The checks: right answers pass, likely mistakes are named, stubs stay 'not attempted yet'."""
 
+import copy
 import functools
 import itertools
 import math
+import re
 import sys
 
 import numpy as np
@@ -15,25 +17,31 @@ from sae_lib.lesson import exercises
 
 
 @pytest.fixture(autouse=True)
-def fresh_status(monkeypatch):
-    fresh = dict.fromkeys(exercises._status, exercises.NOT_ATTEMPTED)
-    monkeypatch.setattr(exercises, "_status", fresh)
+def nothing_checked_yet(monkeypatch):
+    monkeypatch.setattr(exercises, "_best", {})
+
+
+dying_sae = functools.cache(exercises.dying_sae)
 
 
 @pytest.fixture
 def short(monkeypatch):
     """Trainings that tell nothing, for what does not depend on them."""
-
-    def train_two_steps(sae, activations, **settings):
-        n_steps = 400 if settings["l1_coefficient"] == 1 else 2  # what kills the latents stays
-        return train_sae(sae, activations, **settings | {"n_steps": n_steps})
-
-    monkeypatch.setattr(exercises, "train_sae", train_two_steps)
+    dying = dying_sae()
+    two_steps = lambda *data, **settings: train_sae(*data, **settings | {"n_steps": 2})  # noqa: E731
+    monkeypatch.setattr(exercises, "dying_sae", lambda: copy.deepcopy(dying))
+    monkeypatch.setattr(exercises, "train_sae", two_steps)
 
 
-def verdict(capsys, mark, answer) -> str:
-    assert mark(answer) is None
-    return capsys.readouterr().out
+@pytest.fixture
+def said(capsys):
+    """What a check says of an answer."""
+
+    def verdict(check, answer) -> str:
+        assert check(answer) is None
+        return capsys.readouterr().out
+
+    return verdict
 
 
 # Answers as a learner would write them:
@@ -47,10 +55,10 @@ def cheat(truth):
     return truth[truth[:, 0] > 0].repeat(4, 1)
 
 
-def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc"), all_=False):
+def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc")):
     with torch.no_grad():
         x_hat, latent_acts = sae(x)
-        dead = ~(latent_acts > 0.01).any(dim=0) | all_
+        dead = ~(latent_acts > 0.01).any(dim=0)
         error = (x - x_hat).square().sum(dim=-1) * x.norm(dim=-1)
         rows = torch.multinomial(error, len(dead))[dead]
         rows = rows[:1].expand(len(rows)) if same else rows
@@ -62,88 +70,82 @@ def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc"), all_=Fa
             sae.b_enc[dead] = 0
 
 
+def careless(answer):
+    """The answer, which then spoils what it was given."""
+
+    def spoiling(*inputs):
+        value = answer(*inputs)
+        for tensor in inputs:
+            isinstance(tensor, torch.Tensor) and tensor.zero_()
+        return value
+
+    return spoiling
+
+
 def stub(*inputs):
     raise NotImplementedError
 
 
 FUNCTIONS = [
-    ("the same price", exercises.mark_price, price),
-    ("the cheat", exercises.mark_cheat, cheat),
-    ("dead latents", exercises.mark_revive, revive),
+    ("the same price", exercises.check_price, price),
+    ("the cheat", exercises.check_cheat, cheat),
+    ("dead latents", exercises.check_revive, revive),
 ]
-each_function = pytest.mark.parametrize(("name", "mark", "right"), FUNCTIONS)
+each_function = pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS)
+
+
+def test_only_what_was_checked_is_counted_and_the_best_of_each_stays(said, capsys):
+    for answer in (price, lambda *inputs: 0, stub):
+        said(exercises.check_price, answer)
+    said(exercises.check_cheat, lambda truth: 0)
+    said(exercises.check_diagnosis, {})
+    exercises.progress()
+    counts = "1 passed, 1 tried, 1 not attempted yet"
+    assert capsys.readouterr().out == f"Exercises checked here: {counts}.\n"
 
 
 @each_function
-def test_a_right_answer_passes_and_is_counted(name, mark, right, capsys):
-    assert verdict(capsys, mark, right).startswith(f"{name}: correct.")
-    exercises.progress()
-    assert capsys.readouterr().out == "Exercises: 1 of 5 passed, 0 tried, 4 not attempted yet.\n"
-    verdict(capsys, mark, lambda *inputs: 0)  # a worse answer takes nothing away
-    exercises.progress()
-    assert "1 of 5 passed" in capsys.readouterr().out
-
-
-@each_function
-def test_stubs_are_not_attempted_yet(name, mark, right, capsys):
+def test_right_answers_pass_and_stubs_are_not_attempted_yet(name, check, right, said):
+    text = said(check, careless(right))
+    assert text.startswith(f"{name}: correct.")
+    assert check != exercises.check_revive or int(re.search(r"Left .* alive, (\d+)", text)[1]) < 8
     for answer in (stub, torch.no_grad()(stub), None):
-        assert verdict(capsys, mark, answer) == f"{name}: not attempted yet.\n"
-    for mark in (exercises.mark_lambda, exercises.mark_diagnosis):
-        assert verdict(capsys, mark, None).endswith(": not attempted yet.\n")
+        assert said(check, answer) == f"{name}: not attempted yet.\n"
+    for check in (exercises.check_lambda, exercises.check_diagnosis):
+        assert said(check, None).endswith(": not attempted yet.\n")
 
 
 @each_function
-def test_errors_and_strange_answers_become_one_line(name, mark, right, capsys, short):
+def test_errors_and_strange_answers_become_one_line(name, check, right, said, short):
     def broken(*inputs):
         raise KeyError("W_dec\nand more")
 
     def interrupted(*inputs):
         raise KeyboardInterrupt
 
-    said = f"{name}: not yet. It raised KeyError: 'W_dec\\nand more'\n"
-    assert verdict(capsys, mark, broken) == said
-    assert "SystemExit: done" in verdict(capsys, mark, lambda *inputs: sys.exit("done"))
-    assert "'float' object is not callable" in verdict(capsys, mark, 3.0)
+    assert said(check, broken) == f"{name}: not yet. It raised KeyError: 'W_dec\\nand more'\n"
+    assert "SystemExit: done" in said(check, lambda *inputs: sys.exit("done"))
+    assert "'float' object is not callable" in said(check, 3.0)
     with pytest.raises(KeyboardInterrupt):  # is no answer
-        mark(interrupted)
+        check(interrupted)
     endless = itertools.count()
-    for answer in (lambda: 0, lambda *i: {}, lambda *i: "1", lambda *i: endless, lambda *i: None):
-        text = verdict(capsys, mark, answer)
+    for answer in (lambda: 0, lambda *i: {}, lambda *i: "x", lambda *i: endless, lambda *i: None):
+        text = said(check, answer)
         assert text.startswith(f"{name}: not yet. ") and text.count("\n") == 1
-    exercises.progress()
-    assert "0 of 5 passed, 1 tried" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "mark", "right"), FUNCTIONS[:2])
-def test_forms_of_a_right_answer(name, mark, right, capsys):
-    for form, said in (
-        (torch.as_tensor, "correct."),
-        (lambda value: torch.as_tensor(value).numpy(), "correct."),
-        (lambda value: list(torch.atleast_1d(torch.as_tensor(value))), "correct."),
-        (lambda value: torch.as_tensor(value) + 0j, "not yet. Complex numbers came"),
-    ):
-        answer = lambda *inputs, form=form: form(right(*inputs))  # noqa: E731
-        assert said in verdict(capsys, mark, answer)
+@pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS[:2])
+@pytest.mark.parametrize("form", [torch.as_tensor, np.asarray, lambda v: list(np.atleast_1d(v))])
+def test_forms_of_a_right_answer(form, name, check, right, said):
+    assert ": correct." in said(check, lambda *inputs: form(right(*inputs)))
 
 
-@pytest.mark.parametrize(("name", "mark", "right"), FUNCTIONS[1:])
-def test_what_an_answer_does_to_its_inputs_moves_no_mark(name, mark, right, capsys):
-    def damaging(*inputs):
-        value = right(*inputs)
-        inputs[-1].zero_()
-        return value
-
-    assert ": correct." in verdict(capsys, mark, damaging)
-    assert ": not yet." in verdict(capsys, mark, lambda *inputs: inputs[-1].zero_().repeat(2, 1))
-
-
-def test_each_wrong_price_is_named_or_shown_where_it_is_off(capsys):
+def test_each_wrong_price_is_named_or_shown_where_it_is_off(said):
     for hint, wrong in exercises.WRONG_PRICES.items():
-        text = verdict(capsys, exercises.mark_price, wrong)
-        assert text == f"the same price: not yet. {hint}\n"
-    text = verdict(capsys, exercises.mark_price, lambda p, d, c: p * c / d if c < 1 else 7)
+        assert said(exercises.check_price, wrong) == f"the same price: not yet. {hint}\n"
+    text = said(exercises.check_price, lambda p, d, c: p * c / d if c < 1 else 7)
     assert "For λ = 0.001, d_in = 5, scale = 2.0 it gives 7" in text
-    assert "One number is wanted" in verdict(capsys, exercises.mark_price, lambda *a: [1, 2])
+    assert "Expected one number" in said(exercises.check_price, lambda *inputs: [1, 2])
 
 
 def test_the_right_price_is_right():
@@ -156,106 +158,139 @@ def test_the_right_price_is_right():
         torch.testing.assert_close(hers, sae_loss(x, x_hat, h, 0.1).total * scale**2 / 5)
 
 
+def one_too_many(truth):
+    return torch.cat([cheat(truth)[:19], truth[truth[:, 0] < 0][:1]])
+
+
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "hint"),
     [
-        (lambda truth: truth[truth[:, 0] > 0], "must have shape (20, 5), but (5, 5) came"),
+        (lambda truth: truth[truth[:, 0] > 0], "a W_dec of shape (20, 5), got (5, 5)"),
         (lambda truth: truth.repeat(2, 1), "deservedly: 10 of 10 features are there"),
+        (one_too_many, "deservedly: 6 of 10 features are there"),
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
-        (lambda truth: cheat(exercises._pairs(0)), "have neither a latent"),  # of one truth only
-        (lambda truth: cheat(truth) * math.nan, "NaN or infinite"),
-        (lambda truth: {}.get(0), "is a return missing?"),
+        (lambda truth: cheat(exercises._pairs(0)), "have neither a latent"),  # of the first alone
+        (lambda truth: cheat(truth) * math.nan, "got NaN"),
+        (lambda truth: {}.get(0), "Expected numbers, got None"),
     ],
 )
-def test_cheats_that_fool_nobody(answer, said, capsys):
-    text = verdict(capsys, exercises.mark_cheat, answer)
-    assert text.startswith("the cheat: not yet. ") and said in text
+def test_cheats_that_fool_nobody(answer, hint, said):
+    text = said(exercises.check_cheat, answer)
+    assert text.startswith("the cheat: not yet. ") and hint in text
 
 
 @pytest.mark.parametrize(
-    ("l1_coefficient", "said"),
+    ("answer", "text"),
     [
-        (0.01, "not yet. λ = 0.01 recovers 0 of the 16 hidden features, with 0.0% of the"),
-        (torch.tensor(0.12), "correct. λ = 0.12 recovers 16 of the 16 hidden features, with 6.6%"),
-        (np.float32(0.5), "Too large: weak features are cut off"),
+        (0.01, r"not yet\. λ = 0\.01 recovers \d+ of .* Too small: .*"),
+        (torch.tensor(0.12), r"correct\. λ = 0\.12 recovers 16 of the 16 .* unexplained\."),
+        (np.float32(0.5), r"not yet\. λ = 0\.5 recovers \d+ of .* Too large: .*"),
+        *((n, r"not yet\. .*expected 0 to 1e\+06, got .*") for n in (-1.0, 1e30, math.nan)),
+        *((x, r"not yet\. Expected .*, got .*") for x in ("0,1", [0.1, 1], {}, 1 + 0j, 10**400)),
     ],
 )
-def test_lambda_is_judged_by_the_features_it_finds(l1_coefficient, said, capsys):
-    text = verdict(capsys, exercises.mark_lambda, l1_coefficient)
-    assert said in text
-    assert ("Too small" in text) == (l1_coefficient == 0.01)
+def test_lambda_is_judged_by_the_features_it_finds(answer, text, said):
+    assert re.fullmatch(f"choosing λ: {text}\n", said(exercises.check_lambda, answer))
 
 
-@pytest.mark.parametrize(
-    "answer", [-1.0, math.nan, math.inf, "0,1", [0.1, 1], {}, 0.1 + 0j, 10**400]
-)
-def test_a_lambda_that_is_no_lambda_gets_a_sentence(answer, capsys):
-    text = verdict(capsys, exercises.mark_lambda, answer)
-    assert text.startswith("choosing λ: not yet. ") and text.count("\n") == 1 and len(text) < 250
-
-
-def test_the_mystery_is_what_it_says_and_a_copy_and_a_healthy_run_finds_it():
+def test_the_mystery_is_what_it_says_and_a_copy():
     directions, x = exercises._mystery()
     cosines = cosine_similarity_matrix(directions, directions) - 2 * torch.eye(16)
     assert cosines.max().item() == pytest.approx(0.2, abs=1e-5)
     exercises.mystery_activations().zero_()
     assert exercises.mystery_activations().equal(x) and x.abs().max() > 0.5
-    sae = SparseAutoencoder(5, 32)
-    train_sae(sae, x, l1_coefficient=0.15, n_steps=800)  # as the runs of the fourth exercise
-    assert recovered(sae.W_dec, directions) == 16
 
 
-def test_the_right_diagnosis_passes_and_a_wrong_one_says_which_curve_to_look_at(capsys):
-    for blank in (dict.fromkeys("ABCD"), {}):
-        text = verdict(capsys, exercises.mark_diagnosis, blank)
-        assert text == "finding the bug: not attempted yet.\n"
-    right = {"A": 3, "B": 1, "C": 4, "D": 2}
-    assert ": correct. All four" in verdict(capsys, exercises.mark_diagnosis, right)
-    text = verdict(capsys, exercises.mark_diagnosis, {"A": 3, "B": 7, "D": None})
-    hint = exercises.FAULTS["B"][1]
-    assert text == f"finding the bug: not yet. Right: A.\n  B: {hint}\n"
-    for diagnosis in ("3142", [3, 1, 4, 2], itertools.count()):
-        text = verdict(capsys, exercises.mark_diagnosis, diagnosis)
-        assert text.startswith("finding the bug: not yet. Give each run the number")
+def test_the_broken_runs_show_their_faults(monkeypatch):
+    saes = []
+    kept = lambda sae, *data, **settings: saes.append(sae) or train_sae(sae, *data, **settings)  # noqa: E731
+    monkeypatch.setattr(exercises, "train_sae", kept)
+    runs = exercises.broken_runs()
+    found = [recovered(sae.W_dec, exercises._mystery()[0]) for sae in saes]
+    assert found[0] == 16 and max(found[1:]) < 12  # A, C, D; B is the start of the healthy run
+    assert list(runs) == ["healthy", *exercises.FAULTS] == ["healthy", "A", "B", "C", "D"]
+    last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
+    # with at least twice the room that moved starts took
+    assert last["A"]["norm"] > 2  # never renormalised: it grows
+    assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
+    assert last["B"]["l0"] > 1.4 * last["healthy"]["l0"]  # stopped while it still falls
+    assert max(runs["C"]["norm"][5:]) < 0.7  # the wrong axis
+    assert 1_000 * last["D"]["error"] < last["healthy"]["error"]  # λ too small
+    assert last["D"]["l0"] > 1.5 * last["healthy"]["l0"]
+    for name in ("healthy", "B", "D"):
+        np.testing.assert_allclose(runs[name]["norm"], 1, rtol=1e-5)
 
 
-SILENT = "28 of 28 dead latents still fire on no input"
-LEFT = "4 of 32 latents alive, 0 of 16"
+RIGHT = {"A": 3, "B": 1, "C": 4, "D": 2}
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text"),
+    [
+        (RIGHT, "correct. All four runs are told apart."),
+        ({run.lower(): str(n) for run, n in RIGHT.items()}, "correct. All four runs"),
+        (dict.fromkeys("ABCD"), "not attempted yet."),
+        ({}, "not attempted yet."),
+        (RIGHT | {"D": None}, "not yet. Right: A, B, C.\n"),
+        ({"A": 3, "B": 7, "D": None}, "not yet. Right: A.\n  B: look at where the curves end.\n"),
+        ({"B": 2}, "not yet. Right: none.\n  B: "),
+        *((answer, "not yet. Expected numbers as in") for answer in ("3142", [3, 1, 4, 2])),
+        ({"A": "three"}, "not yet. Expected numbers as in"),
+    ],
+)
+def test_a_diagnosis_is_right_or_told_which_curve_to_look_at(diagnosis, text, said):
+    assert said(exercises.check_diagnosis, diagnosis).startswith(f"finding the bug: {text}")
+
+
+def and_then(change, *, from_call=1):
+    """revive, and then a change to the SAE, from some call on."""
+    calls = itertools.count(1)
+    return lambda sae, x: (revive(sae, x), next(calls) >= from_call and change(sae))
 
 
 def replacing(sae, x):
     sae.W_dec = nn.Parameter(sae.W_dec.detach().clone())
 
 
+SILENT = r"(\d+) of \1 dead latents still fire on no input\. Did both W_enc and b_enc"
+CHANGED = "Latents that were alive were changed too"
+
+
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "hint"),
     [
-        (functools.partial(revive, resets=[]), f"{SILENT}. Did both W_enc and b_enc"),
-        (functools.partial(revive, same=True), f"{LEFT} features found. Give each dead latent"),
-        (functools.partial(revive, all_=True), "Latents that were alive were changed too"),
+        (functools.partial(revive, resets=[]), SILENT),
         (lambda sae, x: sae(x), SILENT),
         (replacing, SILENT),
+        (functools.partial(revive, same=True), "do not find all: .* a direction of its own"),
+        (functools.partial(revive, loud=True), "do not find all: .* Too loud"),
+        (and_then(lambda sae: sae.W_enc.data.mul_(1.01)), CHANGED),
+        (and_then(lambda sae: sae.b_enc.data.zero_(), from_call=2), CHANGED),
+        (and_then(lambda sae: sae.W_dec.data.neg_(), from_call=2), CHANGED),
         (lambda sae, x: sae.b_enc.data.fill_(math.nan), "NaN or infinite"),
-        (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad():`"),
+        (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad"),
     ],
 )
-def test_wrong_revivals_are_named(answer, said, capsys):
-    text = verdict(capsys, exercises.mark_revive, answer)
-    assert text.startswith("dead latents: not yet. ") and said in text
+def test_wrong_revivals_are_named(answer, hint, said, short):
+    assert re.match(f"dead latents: not yet. .*{hint}", said(exercises.check_revive, answer))
 
 
-def test_a_revival_that_finds_too_little_is_told_the_likely_cause(capsys, short):
-    loud = functools.partial(revive, loud=True)
-    assert "do not find all" in (text := verdict(capsys, exercises.mark_revive, loud))
-    assert "Too loud" in text
-    assert "a direction of its own" in verdict(capsys, exercises.mark_revive, revive)
+normalising = and_then(lambda sae: sae.normalize_decoder_())
 
 
-def test_without_reviving_the_dead_stay_dead_and_the_mark_is_the_same_each_time(capsys):
+@pytest.mark.parametrize(
+    ("check", "answer"), [(exercises.check_lambda, 0.1), (exercises.check_revive, normalising)]
+)
+def test_fifteen_of_sixteen_is_not_all(check, answer, said, short, monkeypatch):
+    monkeypatch.setattr(exercises, "recovered", lambda *of: 15)
+    assert ": not yet." in said(check, answer)
+    monkeypatch.setattr(exercises, "recovered", lambda *of: 16)
+    assert ": correct." in said(check, answer)
+
+
+def test_a_revival_gets_the_same_draw_each_time(said, short):
     torch.manual_seed(5)
-    before = torch.get_rng_state()
-    first = verdict(capsys, exercises.mark_revive, revive)
-    assert f"16 of 16 features found. Left alone: {LEFT}" in first
+    before, first = torch.get_rng_state(), said(exercises.check_revive, revive)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert verdict(capsys, exercises.mark_revive, revive) == first
+    assert said(exercises.check_revive, revive) == first

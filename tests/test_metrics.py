@@ -1,5 +1,6 @@
 """Every measure against numbers worked out by hand; matching and the oracle by brute force."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -14,6 +15,7 @@ from sae_lib import (
     fires,
     firing,
     fvu,
+    judge,
     l0,
     live_directions,
     match_features,
@@ -118,6 +120,13 @@ def test_fvu_of_three_predictions_of_one_small_set():
     assert fvu(x, torch.tensor([[1.0, 10.0], [4.0, 12.0]])) == 5 / 8
 
 
+def test_leading_axes_count_as_one():
+    x, x_hat = random_directions(60, 5), random_directions(60, 5, seed=1)
+    assert fvu(x.view(6, 2, 5, 5), x_hat.view(6, 2, 5, 5)) == fvu(x, x_hat)
+    sae = SparseAutoencoder(5, 8)
+    assert torch.equal(live_directions(sae, x[:4].view(2, 2, 5)), live_directions(sae, x[:4]))
+
+
 def test_agreement_is_the_share_with_a_counterpart_taken_both_ways():
     a, b = rows(E1, E2), rows(E1, 2 * E1, -E2)
     assert agreement(a, b) == agreement(b, a) == pytest.approx((1 / 2 + 2 / 3) / 2)
@@ -170,6 +179,27 @@ def test_trained_latents_fire_for_their_feature_and_rebuild_its_strength(trained
     assert fired.scale.min() > 0.99 and fired.scale.max() < 1
 
 
+def test_a_feature_is_found_if_its_latent_points_along_it_and_fires_with_it(trained):
+    toy_model, sae = trained.models[0], copy.deepcopy(trained.saes[0])
+    judged = judge(sae, toy_model)
+    assert judged.found.all() and judged.cosine.min() >= 0.99 and judged.chance.shape == (200, 10)
+    assert not judge(sae, toy_model, at=1.01).found.any()
+    assert judge(sae.double(), toy_model).found.all()
+    along = cosine_similarity_matrix(sae.W_dec, toy_model.feature_directions) >= 0.99
+    quiet = copy.deepcopy(sae)
+    quiet.b_enc.data[along[:, 3]] = -9.0  # those of feature 3 never fire
+    assert np.flatnonzero(~judge(quiet, toy_model).found).tolist() == [3]
+    shuffled = copy.deepcopy(sae)
+    shuffled.W_enc.data = shuffled.W_enc.data.roll(1, dims=1)
+    assert (
+        judge(shuffled, toy_model).found.sum() < 5
+        and recovered(shuffled.W_dec, toy_model.feature_directions) == 10
+    )
+    loud = copy.deepcopy(sae)
+    loud.b_enc.data[along[:, 3]] = 9.0  # those of feature 3 always fire
+    assert np.flatnonzero(~judge(loud, toy_model).found).tolist() == [3]
+
+
 def test_half_precision_gives_what_full_precision_gives():
     """On numbers that both can hold."""
     x, truth = random_directions(64, 4).bfloat16(), random_directions(3, 4, seed=1).bfloat16()
@@ -200,7 +230,7 @@ def test_no_other_code_of_the_oracles_dictionary_has_a_lower_loss():
             assert sae_loss(x, oracle.decode(other), other, 0.1).total > best
 
 
-def test_oracle_has_the_unit_truth_as_dictionary_and_fires_half_lambda_late():
+def test_oracle_has_the_unit_ground_truth_as_dictionary_and_fires_half_lambda_late():
     oracle = oracle_sae(AXES, 0.1)
     assert torch.equal(oracle.W_dec, AXES / 2) and torch.equal(oracle.W_enc, AXES.T / 2)
     assert oracle.encode(torch.eye(5)[:1]).tolist()[0] == pytest.approx([0.95] + [0] * 9)

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, never another's, and nothing read that is no SAE.
+"""Two files that belong together, nothing of another's lost, and nothing read that is no SAE.
 
 That SAELens reads and writes the same folders is tested where SAELens is: beyond/tests.
 """
@@ -11,18 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import Gated, in_general_position
+from variants import Gated, in_general_position, same_weights
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
-from sae_lib.saving import load_sae, save_sae, write_file
+from sae_lib.saving import load_sae, save_sae
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 FILES = ["cfg.json", "sae_weights.safetensors"]
-
-
-def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def edit(folder, *, without=(), weights=None, **config):
@@ -41,15 +37,14 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("sae", [SparseAutoencoder(5, 20), TopKSparseAutoencoder(5, 20, k=3)])
-def test_a_saved_sae_comes_back_the_same(sae, tmp_path):
-    in_general_position(sae)
-    save_sae(sae, str(tmp_path / "new" / "folder"))
-    loaded = load_sae(str(tmp_path / "new" / "folder"))
+def test_a_saved_sae_comes_back_the_same(sae, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_sae(in_general_position(sae), "~/new/folder")
+    loaded = load_sae("~/new/folder")
     assert type(loaded) is type(sae) and getattr(loaded, "k", 3) == 3
-    for name, weight in sae.named_parameters():
-        assert torch.equal(getattr(loaded, name), weight) and getattr(loaded, name).requires_grad
+    assert same_weights(loaded, sae) and all(w.requires_grad for w in loaded.parameters())
     assert all(map(torch.equal, loaded(X), sae(X)))
-    assert names(tmp_path / "new" / "folder") == FILES
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == FILES
 
 
 def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
@@ -65,20 +60,38 @@ def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     torch.testing.assert_close(load_sae(folder)(X), (x_hat, h), atol=1e-5, rtol=1e-5)
 
 
-def test_a_loaded_sae_does_not_change_with_its_file(folder):
-    sae = load_sae(folder)
-    before = sae.W_dec.detach().clone()
-    with (folder / FILES[1]).open("r+b") as file:  # in place, where a memory map would see it
-        file.write(b"\0" * (folder / FILES[1]).stat().st_size)
-    assert torch.equal(sae.W_dec, before)
+def test_what_only_saelens_training_reads_changes_nothing(folder):
+    before = load_sae(folder)
+    written = {"device": "cpu", "normalize_activations": "none", "reshape_activations": "none"}
+    training = {"decoder_init_norm": 0.1, "l1_coefficient": 1.0, "lp_norm": 1.0}
+    training |= {"l1_warm_up_steps": 0, "use_sparse_activations": False, "aux_loss_coefficient": 1}
+    metadata = {"sae_lens_version": "6.54.12", "training_architecture_details": training}
+    edit(folder, metadata=metadata, **written, **training)  # as SAELens 6.54 writes them
+    assert same_weights(load_sae(folder), before)
 
 
-def test_saving_replaces_an_sae_only_when_told_to(folder):
-    with pytest.raises(FileExistsError, match=r"holds an SAE already; pass overwrite=True"):
+@pytest.mark.parametrize("missing", [[], *([name] for name in FILES)])
+def test_what_is_there_is_replaced_only_when_asked_for(missing, folder):
+    for name in missing:
+        (folder / name).unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="holds an SAE already; pass overwrite=True"):
         save_sae(SparseAutoencoder(4, 8), folder)
-    assert load_sae(folder).W_dec.shape == (20, 5)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
     save_sae(SparseAutoencoder(4, 8), folder, overwrite=True)
-    assert load_sae(folder).W_dec.shape == (8, 4) and names(folder) == FILES
+    assert load_sae(folder).W_dec.shape == (8, 4)
+
+
+@pytest.mark.parametrize("write", ["write_bytes", "write_text"])
+def test_a_crash_while_overwriting_leaves_nothing_that_loads(write, folder, monkeypatch):
+    def crashing(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, write, crashing)
+    with pytest.raises(KeyboardInterrupt):
+        save_sae(TopKSparseAutoencoder(5, 20, k=3), folder, overwrite=True)
+    with pytest.raises(FileNotFoundError, match=r"cfg\.json"):
+        load_sae(folder)
 
 
 class NoReLU(SparseAutoencoder):
@@ -88,74 +101,74 @@ class NoReLU(SparseAutoencoder):
 
 @pytest.mark.parametrize("kind", [NoReLU, Gated])
 def test_an_sae_whose_class_computes_something_else_is_not_saved(kind, tmp_path):
-    with pytest.raises(ValueError, match=f"{kind.__name__} computes something else than ReLU"):
+    with pytest.raises(ValueError, match=f"got a {kind.__name__} that computes something else"):
         save_sae(kind(5, 20), tmp_path / "sae")
-    assert names(tmp_path) == []
+    assert not (tmp_path / "sae").exists()
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
-@pytest.mark.parametrize("crash", [OSError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    crash, step, tmp_path, monkeypatch
-):
-    def crashing(*arguments, **options):
-        raise crash
-
-    path = tmp_path / "file"
-    path.write_text("years of work")
-    monkeypatch.setattr(Path, step, crashing)
-    with pytest.raises(crash):
-        write_file(path, b"new")
-    assert path.read_text() == "years of work" and names(tmp_path) == ["file"]
-
-
-def test_files_with_similar_names_survive_and_a_link_is_followed(tmp_path):
-    (tmp_path / "there").mkdir()
-    real = tmp_path / "there" / "file"
-    (tmp_path / "file").symlink_to(real)
-    similar = ("file.tmp", ".file", "file~", "file.part", ".file.tmp", "file.safetensors")
-    others = [folder / name for folder in (tmp_path, real.parent) for name in similar]
-    for path in (*others, real):
-        path.write_bytes(b"years of work")
-    write_file(tmp_path / "file", b"new")
-    assert (tmp_path / "file").is_symlink() and real.read_bytes() == b"new"
-    assert all(path.read_bytes() == b"years of work" for path in others)
-    assert len(names(real.parent)) == len(similar) + 1
-    assert real.stat().st_mode & 0o444 == 0o444  # all may read it
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_torchs_defaults_change_no_file_and_no_sae(dtype, device, tmp_path):
+    sae = in_general_position(TopKSparseAutoencoder(5, 20, k=3))
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        save_sae(sae, tmp_path)
+        loaded = load_sae(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert loaded.W_dec.dtype == torch.float32 and same_weights(loaded, sae)
 
 
-NO_SAE = "holds no SAE that can be read"
+TOPK = {"architecture": "topk", "k": 3}
+OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "jumprelu"}, "architecture is 'jumprelu'; only"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm'; only"),
-        ({"reshape_activations": "hook_z"}, "reshape_activations is 'hook_z'; only"),
-        ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, f"{NO_SAE}: .*W_enc holds NaN"),
-        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec must hold floats"),
-        ({"weights": {"b_enc": torch.ones(19)}}, f"{NO_SAE}: .*b_enc"),
-        ({"weights": {"W_dec": torch.ones(20)}}, NO_SAE),
-        *(({"architecture": "topk"} | k, f"{NO_SAE}: .*k") for k in ({}, {"k": 21}, {"k": "3"})),
-        ({"without": ["architecture"]}, "architecture is None; only"),
+        ({"architecture": "jumprelu"}, "architecture: expected one of .*, got 'jumprelu'"),
+        ({"without": ["architecture"]}, "'architecture'"),
+        ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
+        ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
+        ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
+        ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
+        (TOPK | {"k": 0}, r"k: expected one of range\(1, 21\), got 0"),
+        (TOPK | {"k": 21}, r"k: expected one of range\(1, 21\), got 21"),
+        (TOPK | {"without": ["k"]}, "'k'"),
+        ({"k": 3}, "k: expected no such key, got 3"),
+        (OLD, "activation_fn_str: expected no such key, got 'topk'"),
+        ({"hook_name": "blocks.0.attn.hook_z"}, "hook_name: expected no such key, got 'blocks"),
+        ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
+        ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
+        ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
+        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec: expected floats"),
+        ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
+        ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
     ],
 )
 def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message, folder):
     edit(folder, **change)
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises(ValueError, match=f"holds no SAE that can be read: .*{message}") as raised:
         load_sae(folder)
     assert "\n" not in str(raised.value)
 
 
+WOULD_END_PYTHON = b"cbuiltins\nexit\n(tR."  # were it unpickled
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(name, folder):
-    would_end_python = b"cbuiltins\nexit\n(tR."  # were it unpickled
-    for content in (b"", b"\xff" * 64, b"[1]", would_end_python):
-        (folder / name).write_bytes(content)
-        with pytest.raises(ValueError, match=NO_SAE) as raised:
-            load_sae(folder)
-        assert "\n" not in str(raised.value)
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"[1]", WOULD_END_PYTHON, POINTER, b" <a>"])
+def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(content, name, folder):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="holds no SAE that can be read: ") as raised:
+        load_sae(folder)
+    said = {POINTER: f"{FILES[1]} is a Git LFS pointer", b" <a>": f"{FILES[1]} is a web page"}
+    assert name == FILES[0] or said.get(content, "") in str(raised.value)
+    assert "\n" not in str(raised.value)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         load_sae(folder)
@@ -168,6 +181,6 @@ def test_half_precision_a_numpy_k_and_weights_that_are_not_finite(tmp_path):
     save_sae(TopKSparseAutoencoder(5, 20, k=np.int64(3)), tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3
     sae.b_enc.data[0] = math.nan
-    with pytest.raises(ValueError, match="b_enc holds NaN"):
+    with pytest.raises(ValueError, match="b_enc: expected finite"):
         save_sae(sae, tmp_path, overwrite=True)
     assert load_sae(tmp_path).k == 3  # what was there is still there

@@ -8,8 +8,15 @@ import pytest
 import torch
 from variants import same_weights
 
-from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, ToyModel, fvu, l0, oracle_sae
-from sae_lib.many import stack_modules, train_saes
+from sae_lib import (
+    SparseAutoencoder,
+    TopKSparseAutoencoder,
+    ToyModel,
+    fvu,
+    l0,
+    oracle_sae,
+    train_saes,
+)
 from sae_lib.metrics import recovered
 from sae_lib.training import TrainingHistory, minibatches, price_schedule, train_sae
 
@@ -17,12 +24,16 @@ pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
+def logged(n_steps, n_logged):
+    return TrainingHistory(None, n_logged, n_steps=n_steps).steps_to_log
+
+
 def test_logged_steps_are_spaced_on_a_log_axis_with_both_ends():
-    assert TrainingHistory(101, 3).steps_to_log == {0, 9, 100}
-    assert TrainingHistory(1, 60).steps_to_log == {0}
-    assert {0, 4_999} <= TrainingHistory(5_000, 60).steps_to_log
-    assert 45 <= len(TrainingHistory(5_000, 60).steps_to_log) <= 61
-    assert len(TrainingHistory(50, 10**9).steps_to_log) <= 50  # and does not hang
+    assert logged(101, 3) == {0, 9, 100}
+    assert logged(1, 60) == {0}
+    assert {0, 4_999} <= logged(5_000, 60)
+    assert 45 <= len(logged(5_000, 60)) <= 61
+    assert len(logged(50, 10**9)) <= 50  # and does not hang
 
 
 def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_then_stays():
@@ -31,52 +42,20 @@ def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_the
     assert price_schedule(0.3, None, 2) == [0.3, 0.3]
 
 
-def drawn(pools, seed, *, batch_size=40, n_steps=250) -> torch.Tensor:
-    sae = SparseAutoencoder(pools.shape[-1], 4)
-    if isinstance(seed, list):
-        sae = stack_modules([sae] * len(seed), seed)
-    return torch.stack(list(minibatches(sae, pools, batch_size, n_steps, seed)))
-
-
 def test_minibatches_are_rows_of_the_pool_drawn_evenly_and_repeat_with_their_seed_only():
     pool = torch.stack([torch.arange(50.0), -torch.arange(50.0)], dim=1)
-    first, again, other = (drawn(pool, seed) for seed in (0, 0, 1))
+    first, again, other = (torch.stack([*minibatches(pool, 40, 250, s)]) for s in (0, 0, 1))
     assert first.shape == (250, 40, 2) and torch.equal(first, again)
     assert (first != other).any(dim=(1, 2)).all()
     assert torch.equal(first[..., 0], -first[..., 1])
     counts = torch.bincount(first[..., 0].flatten().long(), minlength=50)
     assert counts.min() > 200 - 5 * 200**0.5 and counts.max() < 200 + 5 * 200**0.5
-    assert not torch.equal(first[:10], first[100:110])  # the second hundred is drawn anew
-
-
-@pytest.mark.parametrize("pools", [POOL, torch.stack([POOL, 2 * POOL])], ids=["one", "one each"])
-def test_in_a_stack_each_sees_the_batches_that_it_would_see_alone(pools):
-    together = drawn(pools, [3, 4], batch_size=8, n_steps=120)
-    for i, seed in enumerate((3, 4)):
-        pool = pools if pools.ndim == 2 else pools[i]
-        assert torch.equal(together[:, i], drawn(pool, seed, batch_size=8, n_steps=120))
-
-
-def test_batches_do_not_depend_on_how_many_are_drawn_at_once_and_few_are_if_they_are_large(
-    monkeypatch,
-):
-    drawn_at_once, randint = [], torch.randint
-
-    def counting(high, shape, **settings):
-        drawn_at_once.append(math.prod(shape))
-        return randint(high, shape, **settings)
-
-    monkeypatch.setattr(torch, "randint", counting)
-    pool, seeds = POOL[:, :1], list(range(20))
-    together = drawn(pool, seeds, batch_size=3_000, n_steps=80)
-    assert max(drawn_at_once) * len(seeds) <= 4e6  # of 100 batches for each: 6 million rows
-    assert torch.equal(together[:, 7], drawn(pool, 7, batch_size=3_000, n_steps=80))
 
 
 def train_plainly(weights, batches, prices, lr, betas, normalize, k):
     """The loop in plain lines, for one SAE; the history of (error, λ L1, L0)."""
     W_enc, b_enc, W_dec, b_dec = weights
-    optimizer = torch.optim.Adam(weights, betas=betas)
+    optimizer = torch.optim.AdamW(weights, betas=betas, weight_decay=0)
     history = []
     for step, (x, price) in enumerate(zip(batches, prices, strict=True)):
         h = torch.relu(x @ W_enc + b_enc)
@@ -103,7 +82,7 @@ def test_training_agrees_with_a_plain_loop_at_every_step(l1_start, normalize, k)
     sae = TopKSparseAutoencoder(5, 20, k=k, seed=1) if k else SparseAutoencoder(5, 20, seed=1)
     sae, pool = sae.double(), POOL.double()
     plain = [w.detach().clone().requires_grad_() for w in sae.parameters()]
-    batches = list(minibatches(sae, pool, 16, 40, seed=2))
+    batches = list(minibatches(pool, 16, 40, seed=2))
     prices = [0.0 if k else 0.05] * 40
     if l1_start:
         prices = [0.05 * 8 ** (1 - step / 24) for step in range(24)] + [0.05] * 16
@@ -113,6 +92,8 @@ def test_training_agrees_with_a_plain_loop_at_every_step(l1_start, normalize, k)
     history = train_sae(sae, pool, l1_coefficient=0.05, **settings)
     for w, w_plain in zip(sae.parameters(), plain, strict=True):
         torch.testing.assert_close(w, w_plain, atol=1e-9, rtol=0)
+    assert settings.items() - {("n_logged", 1_000)} <= history.settings.items()
+    assert history.sae is sae and history.settings["l1_coefficient"] == 0.05
     curves = history.reconstruction, history.sparsity, history.l0
     for logged, by_hand in zip(curves, log[:, history.step], strict=True):
         np.testing.assert_allclose(np.array(logged), by_hand, rtol=1e-6)
@@ -125,7 +106,7 @@ def test_history_shows_each_logged_step_before_its_update():
     assert history.step == [0, 9, 100]
     assert np.array(history.l0).shape == (3,) and np.array(history.W_dec).shape == (3, 20, 5)
     assert torch.equal(history.W_dec[0], start.W_dec)
-    x = next(minibatches(start, POOL, 32, 101, seed=0))
+    x = next(minibatches(POOL, 32, 101, seed=0))
     assert history.sparsity[0] == pytest.approx(start.loss(x, 1e-3).sparsity.item())  # by default
     assert not any(x.requires_grad for x in history.W_dec)
     assert history.reconstruction[-1] < history.reconstruction[0] / 10
@@ -140,7 +121,7 @@ def test_same_seed_gives_identical_numbers_and_other_seeds_do_not():
     assert not torch.equal(saes[0].W_dec, saes[3].W_dec)  # other batches
 
 
-def test_training_leaves_the_pool_and_the_base_model_alone():
+def test_training_leaves_the_pool_and_the_toy_model_alone():
     model = ToyModel()
     activations = model.encode(model.sample_features(100))  # no torch.no_grad(): a common slip
     before = activations.detach().clone()
@@ -162,7 +143,7 @@ def test_a_run_that_diverges_says_so_and_one_of_a_stack_is_enough():
         train_sae(SparseAutoencoder(5, 20), POOL, lr=1e30, n_steps=30)
     pools = torch.stack([POOL, 1e30 * POOL])
     with pytest.raises(FloatingPointError, match="ran away"):
-        train_saes([SparseAutoencoder(5, 20, seed=s) for s in (0, 1)], pools, seeds=[0, 0])
+        train_saes([SparseAutoencoder(5, 20, seed=s) for s in (0, 1)], pools)
 
 
 def assert_complete(sae, model, pool):
@@ -193,7 +174,7 @@ def test_the_defaults_recover_all_ten_features(trained):
 def test_without_a_price_the_error_vanishes_but_the_features_are_not_found(trained):
     saes = [SparseAutoencoder(5, 20, seed=seed) for seed in (0, 1)]
     pools = trained.pools[:2]
-    train_saes(saes, pools, l1_coefficient=0, seeds=(0, 1), n_steps=1_500, lr=0.05, batch_size=128)
+    train_saes(saes, pools, l1_coefficient=0, n_steps=1_500, lr=0.05, batch_size=128)
     for sae, model, pool in zip(saes, trained.models, pools, strict=False):
         assert fvu(pool, sae(pool)[0]) < 1e-6
         assert recovered(sae.W_dec, model.feature_directions) <= 3

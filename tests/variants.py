@@ -27,6 +27,12 @@ def same_weights(a, b) -> bool:
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
+def frozen_decoder(d_in, d_sae, *, seed):
+    sae = SparseAutoencoder(d_in, d_sae, seed=seed)
+    sae.W_dec.requires_grad_(False)
+    return sae
+
+
 class Gated(SparseAutoencoder):
     """A weight of its own: a threshold for each latent, below which it hardly fires."""
 
@@ -47,72 +53,41 @@ class BatchTopK(TopKSparseAutoencoder):
 
     def encode(self, x):
         latent_acts = SparseAutoencoder.encode(self, x)
-        n_kept = self.k * x.shape[-2]
-        weakest_kept = latent_acts.flatten(-2).topk(n_kept, dim=-1).values[..., -1:, None]
+        weakest_kept = latent_acts.flatten().topk(self.k * len(x)).values[-1]
         return latent_acts * (latent_acts >= weakest_kept)
 
 
-class Keeping(SparseAutoencoder):
-    """Keeps its last activations and loss, with their graph; and counts its calls."""
+class WithModule(SparseAutoencoder):
+    """A module within, and axes counted from the front."""
 
-    pre, last, n_calls = None, None, 0
-
-    def encode(self, x):
-        self.pre = x @ self.W_enc + self.b_enc
-        return torch.relu(self.pre)
+    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.norm = nn.LayerNorm(d_in)
 
     def loss(self, x, l1_coefficient):
-        self.n_calls += 1
-        self.last = super().loss(x, l1_coefficient * self.n_calls)
-        return self.last
+        error = (self.norm(x) - self(x)[0]).square().sum(dim=(0, 1)) / len(x)
+        return SAELoss(error, error, 0 * error)
 
 
 class Scaled(SparseAutoencoder):
-    """Buffers: a vector that is learned from the data, a number, and a whole number.
-
-    Each latent's price falls with how much it was active so far.
-    """
+    """A buffer that changes: each latent's price falls with how much it was active so far."""
 
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
         self.register_buffer("activity", torch.zeros(d_sae))
-        self.register_buffer("size", torch.tensor(1.0))
-        self.register_buffer("n_batches", torch.tensor(0))
 
     def loss(self, x, l1_coefficient):
-        x_hat, latent_acts = self(x / self.size)
-        mean = latent_acts.detach().mean(dim=-2, keepdim=True)
-        self.activity = 0.9 * self.activity + 0.1 * mean.view_as(self.activity)
-        self.n_batches += 1
-        return sae_loss(x, x_hat * self.size, latent_acts / (1 + self.activity), l1_coefficient)
-
-
-# Right alone, but in a stack they mix the SAEs:
-
-
-class FlatBatchTopK(BatchTopK):
-    """BatchTopK as most would write it first: the strongest of all SAEs together."""
-
-    def encode(self, x):
-        latent_acts = SparseAutoencoder.encode(self, x)
-        n_kept = self.k * latent_acts[..., 0].numel()
-        return latent_acts * (latent_acts >= latent_acts.flatten().topk(n_kept).values[-1])
+        x_hat, latent_acts = self(x)
+        self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=0)
+        return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
 
 
 class FloatMean(SparseAutoencoder):
-    """Keeps one float that comes from the data: a stack would have one for all."""
+    """Keeps one float that comes from the data."""
 
     activity = 1.0
 
     def loss(self, x, l1_coefficient):
         loss = super().loss(x, l1_coefficient * self.activity)
-        self.activity = loss.reconstruction.mean().item()
+        self.activity = loss.reconstruction.item()
         return loss
-
-
-class FirstAxis(SparseAutoencoder):
-    """Divides by len(x), which is the batch alone and the number of SAEs in a stack."""
-
-    def loss(self, x, l1_coefficient):
-        error = (x - self(x)[0]).square().sum(dim=(-2, -1)) / len(x)
-        return SAELoss(error, error, 0 * error)

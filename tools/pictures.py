@@ -1,227 +1,355 @@
-"""The pictures in the lesson's text: three diagrams, and three that take a training."""
+"""The pictures in the lesson's text. None trains: where it takes that, numbers are stored.
 
-from collections.abc import Mapping
+    python -m tools.pictures    train again: writes tools/pictures.json, and docs/film.png
+
+The first line of a function's docstring is its picture's alternative text; some add numbers to it.
+"""
+
+import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fvu,
-    l0,
-    match_features,
-    plots,
-    recovered,
-    train_sae,
-    train_toy_model,
+from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
+from sae_lib.lesson.exercises import broken_runs
+from sae_lib.lesson.plots import (
+    BLUE,
+    FEATURES,
+    GREY,
+    INK,
+    LINE,
+    ORANGE,
+    SOFT,
+    arrow,
+    down,
+    plot_sorted,
+    styled,
 )
-from sae_lib.lesson.exercises import mystery_activations
-from sae_lib.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, plot_sorted, styled
+from sae_lib.lesson.show import png
+from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, l0, match_features, recovered
+
+NUMBERS = Path(__file__).with_suffix(".json")
+GLIMPSES = NUMBERS.parents[1] / "evidence" / "data" / "glimpses.json"
+IN_THE_PLANE = 0.999  # 2.6 degrees: in two dimensions 0.99 would often be met by chance
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-    look = {"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=look)
+def stored() -> dict:
+    """The numbers of all pictures that take a training, by the names of their functions."""
+    return json.loads(NUMBERS.read_text(encoding="utf-8"))
+
+
+def _bare(ax: Axes, x: tuple, y: tuple, **more) -> None:
+    """A diagram's axes: the same unit in x and y, nothing drawn."""
+    ax.set(xlim=x, ylim=y, aspect="equal", **more)
+    ax.axis("off")
 
 
 @styled
 def draw_sae() -> Figure:
-    """Diagram of the sparse autoencoder: 5 activations, a wide layer of latents, 5 rebuilt ones."""
-    fig, ax = plt.subplots(figsize=(6, 3.6))
-    on, low = {2, 11}, -1.75
-    for x, n, colour, text in (
-        (0, 5, BLUE, "x\n5 activations\n(batch, 5)"),
-        (4, 20, GREEN, "h\n20 latents, two on\n(batch, 20)"),
-        (8, 5, BLUE, "x̂\n5 rebuilt\n(batch, 5)"),
+    """Diagram: 5 activations, 20 latents of which two fire; their arrows add up to x̂, near x."""
+    fig, ax = plt.subplots(figsize=(6.5, 3.4))
+    on = {14: (FEATURES[1], (0.55, 1.3)), 4: (FEATURES[2], (1.2, -0.2))}
+    for i in range(5):
+        ax.plot(0, (2 - i) * 0.5, "o", ms=12, color=BLUE)
+    for i in range(20):
+        edge = on[i][0] if i in on else LINE
+        ax.plot(2.8, (9.5 - i) * 0.19, "o", ms=6.5, mfc=edge if i in on else "white", mec=edge)
+    arrow(ax, (0.35, 0), (2.5, 0), INK, 2)
+    origin = end = np.array([4.5, -0.75])
+    for i, (colour, step) in on.items():
+        ax.plot([2.9, end[0]], [(9.5 - i) * 0.19, end[1]], color=colour, lw=1, ls=":")
+        arrow(ax, end, end + step, colour)
+        end = end + step
+    x = end + np.array([0.36, 0.3])
+    ax.plot(*np.transpose([x, end]), color=INK, lw=1.4, ls=(0, (2, 1.5)))
+    for place, face, edge, size in (
+        (origin, GREY, GREY, 6),
+        (end, "white", BLUE, 9),
+        (x, BLUE, BLUE, 9),
     ):
-        for i in range(n):
-            face = colour if n == 5 or i in on else "white"
-            y = (i - (n - 1) / 2) * 0.16
-            ax.plot(x, y, "o", markersize=9, color=colour, markerfacecolor=face)
-        ax.text(x, low, text, ha="center", va="top")
-    for x, text in ((0.4, "W_enc, b_enc\nthen ReLU"), (4.4, "W_dec, b_dec")):
-        _arrow(ax, (x, 0), (x + 3.2, 0), "black")
-        ax.text(x + 1.6, 0.15, text, ha="center", va="bottom")
-    ax.set(xlim=(-1.4, 9.4), ylim=(low - 1, 1.75))
-    ax.axis("off")
+        ax.plot(*place, "o", ms=size, mfc=face, mec=edge, mew=2)
+    for (left, low), text, weight, colour in (
+        ((1.42, 0.14), "W_enc, b_enc\nthen ReLU", "normal", SOFT),
+        ((4.5, -1.25), "b_dec", "normal", SOFT),
+        ((end[0], end[1] - 0.5), "x̂", "normal", INK),
+        ((x[0], x[1] + 0.16), "x", "normal", INK),
+        ((end[0] + 1.1, end[1] - 0.1), "‖x − x̂‖²", "bold", INK),
+        ((3.55, 1.7), "λ‖h‖₁", "bold", INK),
+        ((0, -2.65), "x\n5 activations", "normal", INK),
+        ((2.8, -2.65), "h\n20 latents", "normal", INK),
+        ((5.6, -2.4), "x̂ = h W_dec + b_dec", "normal", INK),
+    ):
+        ax.text(left, low, text, ha="center", va="bottom", weight=weight, color=colour)
+    _bare(ax, (-0.95, 8.0), (-2.7, 2.0))
     return fig
 
 
 @styled
 def draw_packing() -> Figure:
-    """Diagram: four features packed into two neurons, and unfolded into a latent for each."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(6, 3.2), width_ratios=(1, 1.15))
-    for i, colour in enumerate((BLUE, ORANGE, GREEN, PURPLE)):
-        angle = np.deg2rad(25 + 90 * i)  # two opposite pairs: the smallest superposition
-        x, y = np.cos(angle), np.sin(angle)
-        _arrow(left, (0, 0), (x, y), colour)
-        left.text(1.22 * x, 1.22 * y, f"f{i}", ha="center", va="center", fontsize=13)
-        right.barh(i, 0.5 if i == 1 else 0.0, left=0.1, color=colour, height=0.35)
-        right.plot(0, i, "o", color=colour, markersize=9)
+    """Diagram: four features packed into two neurons; one input, unfolded into a bar a latent."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1, 1.15))
+    values = (0.8, 0.55, 0.0, 0.0)
+    angles = np.deg2rad(25 + 90 * np.arange(4))  # two opposite pairs: the smallest superposition
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    x = values @ directions
+    left.axhline(0, color=LINE, lw=1)
+    left.axvline(0, color=LINE, lw=1)
+    for i, (value, direction, colour) in enumerate(zip(values, directions, FEATURES, strict=True)):
+        arrow(left, (0, 0), direction, colour)
+        left.text(*1.2 * direction, f"f{i}", ha="center", va="center")
+        if value:
+            left.plot(*np.transpose([x, value * direction]), ":", color=GREY, lw=1.2)
+        right.barh(i, max(value, 0.02), color=colour, height=0.5)
         right.text(-0.08, i, f"latent {i} reads f{i}", ha="right", va="center")
-    left.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-    left.spines[["left", "bottom"]].set_position("zero")
-    left.text(1.5, -0.08, "neuron 0", ha="right", va="top")
-    left.text(0.06, 1.5, "neuron 1", va="top")
-    left.set_title("Packed: each neuron\nanswers to all four")
-    right.set(xlim=(-1.3, 0.9), ylim=(3.6, -0.6), xticks=[], yticks=[])
-    right.spines[["left", "bottom"]].set_visible(False)
-    right.text(0.66, 1, "on", va="center")
-    right.set_title("Unfolded: one latent\nper feature, most are off")
+        right.text(value + 0.06, i, f"{value:g}", va="center", color=SOFT)
+    arrow(left, (0, 0), x, INK, 2)
+    left.text(*1.12 * x, "x", ha="center", va="center", weight="bold")
+    left.text(1.5, -0.08, "neuron 0", ha="right", va="top", color=SOFT)
+    left.text(0.06, 1.45, "neuron 1", va="top", color=SOFT)
+    _bare(left, (-1.35, 1.5), (-1.3, 1.45), title="Packed: each neuron\nanswers to all four")
+    right.set(xlim=(-1.3, 1.1), ylim=(3.6, -0.6), title="Unfolded: one latent\nfor each feature")
+    right.axis("off")
     return fig
 
 
 @styled
 def draw_price() -> Figure:
     """Diagram: one vector rebuilt by its own direction at a price of 1, or by two for 1.41."""
-    fig, axes = plt.subplots(1, 2, figsize=(6, 2.4))
+    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.4))
     for ax, parts, title in (
         (axes[0], [(1.0, 0.0)], "By its own direction:\nactivity 1"),
         (axes[1], [(0.5, 0.5), (0.5, -0.5)], "By two others, at ±45°:\n0.71 + 0.71 = 1.41"),
     ):
-        x, y = 0.0, 0.0
-        for dx, dy in parts:
-            _arrow(ax, (x, y), (x + dx, y + dy), ORANGE)
-            length = f"{np.hypot(dx, dy):.2f}".removesuffix(".00")
-            ax.text(
-                x + dx / 2, y + dy / 2 + (0.15 if dy else 0.06), length, ha="center", fontsize=13
-            )
-            x, y = x + dx, y + dy
-        ax.plot(0, 0, "o", color=GREY, markersize=6)
-        ax.plot(1, 0, "o", color=BLUE, markersize=10)
-        ax.text(1.08, 0, "x", color=BLUE, va="center", fontsize=14)
-        ax.set(xlim=(-0.1, 1.25), ylim=(-0.1, 0.65), aspect="equal", title=title)
-        ax.axis("off")
+        start = np.zeros(2)
+        ax.plot([0, 1], [0, 0], ":", color=GREY, lw=1.2)
+        for part in np.array(parts):
+            arrow(ax, start, start + part, ORANGE)
+            length = f"{np.hypot(*part):.2f}".removesuffix(".00")
+            x, y = start + part / 2
+            ax.text(x, y + (0.13 if part[1] else 0.05), length, ha="center")
+            start = start + part
+        ax.plot(0, 0, "o", color=GREY, ms=7)
+        ax.plot(1, 0, "o", color=BLUE, ms=10)
+        ax.text(1.07, 0, "x", va="center", weight="bold")
+        _bare(ax, (-0.08, 1.2), (-0.1, 0.62), title=title)
     return fig
 
 
 @styled
-def draw_strip(states: Mapping[str, tuple], feature_directions) -> Figure:
-    """Stills of one training: {name: (W_dec, error, L0)}, such as before, price off, price on.
-
-    W_dec (d_sae, d_in), feature_directions (n_features, d_in). Each heatmap is sorted by itself.
-    """
-    fig, axes = plt.subplots(1, len(states), figsize=(6.5, 3.6))
-    for ax, (name, (W_dec, error, L0)) in zip(axes, states.items(), strict=True):
-        cosines = cosine_similarity_matrix(W_dec, feature_directions)
-        plot_sorted(cosines, ax=ax, numbers=2)  # no room for numbers
-        found = ax.get_title("left")
-        ax.set_title(f"{name}\nerror {error:.1%}, L0 {L0:.1f}\n{found}")
-        ax.set(xticks=[], yticks=[], xlabel="features", ylabel="latents" if ax is axes[0] else "")
-    return fig
-
-
-def _base_model() -> tuple[ToyModel, torch.Tensor]:
-    base = ToyModel()
-    train_toy_model(base)
-    return base, base.encode(base.sample_features(50_000, seed=1)).detach()
-
-
-def draw_first_minute() -> tuple[Figure, str]:
-    """One SAE before training, trained without a price on activity, and trained on with one."""
-    base, pool = _base_model()
-    truth, sae = base.feature_directions, SparseAutoencoder(5, 20, seed=1)
-    states, said = {}, "Sorted cosines of 20 latents with ten features: an SAE"
-    for name, settings in {
-        "before": {},
-        "price off": {"l1_coefficient": 0.0, "n_steps": 3_000},
-        "price on": {"l1_coefficient": 0.01, "n_steps": 1_000},
-    }.items():
-        if settings:
-            train_sae(sae, pool, seed=1, **settings)
-        with torch.no_grad():
-            x_hat, latent_acts = sae(pool)
-        L0, found = l0(latent_acts), recovered(sae.W_dec, truth)
-        states[name] = (sae.W_dec.detach().clone(), fvu(pool, x_hat), L0)
-        said += f"; {name}: {fvu(pool, x_hat):.1%} unexplained, L0 {L0:.1f}, {found} of 10 found"
-    return draw_strip(states, truth), f"{said}."
-
-
-class WrongAxis(SparseAutoencoder):
-    """Columns of W_dec set to length 1, in place of rows."""
-
-    @torch.no_grad()
-    def normalize_decoder_(self) -> None:
-        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
-
-
-def broken_runs() -> dict[str, dict[str, np.ndarray]]:
-    """A healthy run and the faulty A to D: step, error, l0 and norm of each, (n_logged,).
-
-    Which is which, `mark_diagnosis` knows.
-    """
-
-    def run(autoencoder: type = SparseAutoencoder, price: float = 0.15, **settings) -> dict:
-        settings = {"l1_coefficient": price, "n_steps": 800, "n_logged": 40, **settings}
-        history = train_sae(autoencoder(5, 32), mystery_activations(), **settings)
-        norms = torch.stack(history.W_dec).norm(dim=-1).mean(dim=-1)
-        curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
-        return {k: torch.as_tensor(v).numpy() for k, v in {**curves, "norm": norms}.items()}
-
-    healthy = run()
-    return {
-        "healthy": healthy,
-        "A": run(normalize_decoder=False),
-        "B": {name: curve[healthy["step"] <= 60] for name, curve in healthy.items()},
-        "C": run(WrongAxis),
-        "D": run(price=0.001),
-    }
-
-
-@styled
-def plot_broken_runs(runs: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Error, L0 and decoder norm of the faulty runs, a column each; the healthy one dotted."""
-    healthy = runs["healthy"]
-    faulty = {name: run for name, run in runs.items() if name != "healthy"}
-    fig, axes = plt.subplots(
-        3, len(faulty), figsize=(6, 5.6), sharex=True, sharey="row", squeeze=False
+def draw_leak() -> tuple[Figure, str]:
+    """Diagram: what a latent reads of four features when one at a time is on."""
+    cosine, own, near = stored()["draw_leak"], FEATURES[0], FEATURES[3]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=(1, 1.25))
+    tip = np.array([cosine, np.sqrt(1 - cosine**2)])
+    left.plot([cosine, cosine], [0, tip[1]], ":", color=GREY, lw=1.2)
+    arrow(left, (0, 0), (1, 0), own)
+    arrow(left, (0, 0), tip, near)
+    left.plot([0, cosine], [0, 0], color=near, lw=7, solid_capstyle="butt")
+    left.text(1.04, 0, "the latent's\nown feature", va="center")
+    left.text(tip[0] + 0.05, tip[1], "a neighbour", va="center")
+    left.text(cosine / 2, -0.07, down(cosine), ha="center", va="top", weight="bold")
+    _bare(
+        left, (-0.06, 1.7), (-0.2, 1.05), anchor="NW", title="Two of 15 features\nin five neurons"
     )
-    for column, (name, run) in zip(axes.T, faulty.items(), strict=True):
+    right.plot([0, 0], [-0.4, 3.4], color=LINE, lw=1)
+    said = []
+    for row, (name, value, colour, text) in enumerate(
+        (
+            ("its own", 1, own, "1"),
+            ("at a right angle", 0, own, "0"),
+            ("the opposite", 0, own, "0, cut off by the ReLU"),
+            ("a neighbour", cosine, near, down(cosine)),
+        )
+    ):
+        right.barh(row, value, color=colour, height=0.5)
+        right.text(-0.05, row, name, ha="right", va="center")
+        right.text(value + 0.04, row, text, va="center", color=SOFT)
+        said.append(f"{name}: {text}")
+    right.set(xlim=(-1.0, 1.25), ylim=(3.6, -0.6))
+    right.set_title("What the latent reads\nof one feature at a time", x=0)
+    right.axis("off")
+    return fig, f"{draw_leak.__doc__} {'; '.join(said)}."
+
+
+@styled
+def draw_film() -> tuple[Figure, str]:
+    """Four features in two neurons, and eight latents of an SAE at four moments of training."""
+    numbers, said = stored()["draw_film"], []
+    truth = torch.tensor(numbers["truth"])
+    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4), layout="none")
+    fig.subplots_adjust(0.005, 0, 0.995, 0.81, wspace=0.03)
+    for ax, frame in zip(axes, numbers["frames"], strict=True):
+        cosines = cosine_similarity_matrix(torch.tensor(frame["W_dec"]), truth)
+        found = match_features(cosines).cosine >= IN_THE_PLANE
+        ax.scatter(*np.transpose(numbers["dots"]), s=3, color="#8d97a0", alpha=0.5, linewidths=0)
+        for j, (x, y) in enumerate(numbers["truth"]):
+            look = {"color": FEATURES[j], "mfc": FEATURES[j] if found[j] else "white"}
+            ax.plot([0, 1.1 * x], [0, 1.1 * y], lw=8, alpha=0.25, solid_capstyle="round", **look)
+            ax.plot(-1.05 + 0.28 * j, -1.62, "o", ms=8, mew=1.5, **look)
+        for (x, y), alive, to in zip(frame["W_dec"], frame["alive"], cosines.numpy(), strict=True):
+            hit = to.max() >= IN_THE_PLANE
+            colour = FEATURES[to.argmax()] if hit else INK if alive else LINE
+            ax.plot([0, x], [0, y], color=colour, lw=2.6 if hit else 1.3, zorder=2 + alive + hit)
+            ax.plot(x, y, "o", color=colour, ms=7 if hit else 5, zorder=2 + alive + hit)
+        ax.text(0.12, -1.62, f"{found.sum()} of 4", va="center_baseline")
+        first, second = frame["name"].split("\n")
+        ax.text(0, 1.03, second, transform=ax.transAxes, color=SOFT)
+        _bare(ax, (-1.25, 1.25), (-1.8, 1.2), title=f"{first}\n")
+        said.append(f"{first}, {second}: {found.sum()} of 4 found")
+    return fig, f"{draw_film.__doc__} {'; '.join(said)}."
+
+
+@styled
+def draw_first_minute() -> tuple[Figure, str]:
+    """Sorted cosines of 20 latents with ten features, faded where nothing is found."""
+    numbers, said = stored()["draw_first_minute"], []
+    truth = torch.tensor(numbers["truth"])
+    fig, axes = plt.subplots(1, 3, figsize=(6.5, 4.2))
+    for ax, frame in zip(axes, numbers["frames"], strict=True):
+        W_dec = torch.tensor(frame["W_dec"])
+        plot_sorted(cosine_similarity_matrix(W_dec, truth), ax=ax, numbers=2)  # no room for them
+        found, state = recovered(W_dec, truth), f"error {frame['fvu']:.1%}, L0 {frame['l0']:.1f}"
+        ax.text(0, 1.02, state, transform=ax.transAxes, size=11, color=SOFT)
+        ax.set(xticks=(), yticks=(), title=f"{frame['name']}\n", ylabel="")
+        look = {"color": INK, "weight": "bold"} if found else {"color": GREY}
+        ax.set_xlabel(found, size=34, labelpad=8, **look)
+        said.append(f"{frame['name']}: {state}, {found} found")
+    axes[0].set_ylabel("20 latents")
+    fig.supxlabel("of ten features found", fontsize=12, color=SOFT)
+    return fig, f"{draw_first_minute.__doc__} {'; '.join(said)}."
+
+
+@styled
+def draw_broken_runs() -> tuple[Figure, str]:
+    """Error, L0 and decoder norm of four faulty runs, a column each; a healthy one dotted."""
+    runs = {
+        name: {curve: np.array(values) for curve, values in run.items()}
+        for name, run in stored()["draw_broken_runs"].items()
+    }
+    healthy, said = runs.pop("healthy"), []
+    fig, axes = plt.subplots(3, len(runs), figsize=(6.5, 5.2), sharex=True, sharey="row")
+    for column, (name, run) in zip(axes.T, runs.items(), strict=True):
         column[0].set_title(f"Run {name}")
         for ax, curve in zip(column, ("error", "l0", "norm"), strict=True):
-            for shown, dash, colour in ((healthy, ":", GREY), (run, "-", BLUE)):
-                ax.plot(shown["step"] + 1, shown[curve], dash, color=colour)
-            ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, markersize=5)
+            ax.plot(healthy["step"] + 1, healthy[curve], ":", color=GREY)
+            ax.plot(run["step"] + 1, run[curve], color=BLUE)
+            ax.plot(run["step"][-1] + 1, run[curve][-1], "o", color=BLUE, ms=5)
             ax.set(xscale="log", xticks=(1, 1000))
             ax.xaxis.set_major_formatter("{x:,.0f}")
+        end = {curve: values[-1] for curve, values in run.items()}
+        said.append(f"{name} ends at batch {end['step'] + 1}: error {end['error']:.1g}, ")
+        said[-1] += f"L0 {end['l0']:.0f}, norm {end['norm']:.1f}"
     axes[0, 0].set(ylabel="error (log)", yscale="log")
     axes[1, 0].set(ylabel="L0 (log)", yscale="log")
+    axes[1, 0].set_yticks((1, 3, 10), ("1", "3", "10"))
+    axes[1, 0].minorticks_off()
     axes[2, 0].set(ylabel="decoder norm", ylim=(0, None))
-    for ax, ticks in ((axes[1, 0], (1, 3, 10)), (axes[2, 0], (0, 1, 2, 3))):
-        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-    fig.supxlabel("training step (log); dotted: a healthy run", fontsize=12)
-    return fig
+    fig.supxlabel("training batch (log); dotted: a healthy run", fontsize=12, color=SOFT)
+    fig.align_ylabels()
+    return fig, f"{draw_broken_runs.__doc__} {'; '.join(said)}."
 
 
-def draw_broken_runs() -> tuple[Figure, str]:
-    """The picture of the exercise, and where each curve ends."""
-    runs = broken_runs()
-    ends = [
-        f"{name} ends at step {run['step'][-1] + 1}: error {run['error'][-1]:.1g}, "
-        f"L0 {run['l0'][-1]:.0f}, decoder norm {run['norm'][-1]:.1f}."
-        for name, run in runs.items()
-    ]
-    what = "Error, L0 and decoder norm against the training step."
-    return plot_broken_runs(runs), " ".join([what, *ends])
+@styled
+def draw_glimpses() -> tuple[Figure, str]:
+    """Three short texts, shaded where one latent of a language model's SAE fires on them."""
+    texts = json.loads(GLIMPSES.read_text(encoding="utf-8"))["texts"]
+    strongest = max(act for text in texts for _, act in text["tokens"])
+    fig, ax = plt.subplots(figsize=(6.5, 1.9))
+    line, said = 0.0, []
+    for text in texts:
+        column = 0
+        for token, act in text["tokens"]:
+            if column + len(token) > 66:
+                line, column = line + 1, 0
+            token = token if column else token.lstrip()
+            box = (column, line - 0.62), len(token), 0.86
+            ax.add_patch(Rectangle(*box, color=ORANGE, alpha=0.85 * act / strongest, lw=0))
+            ax.text(column, line, token, family="monospace", fontsize=11, color=INK)
+            column += len(token)
+        words = "".join(token for token, _ in text["tokens"]).strip()
+        said.append(f"“{words}”: {max(act for _, act in text['tokens']):.2f} at most")
+        line += 1.7
+    ax.set(xlim=(0, 69), ylim=(line - 1, -1))
+    ax.axis("off")
+    return fig, f"{draw_glimpses.__doc__} {'; '.join(said)}."
 
 
-def draw_at_a_glance() -> Figure:
-    """The README's picture: what the neurons show, and what the SAE's latents show."""
-    base, pool = _base_model()
+# --- the numbers ----------------------------------------------------------------------------
+
+
+def _trained(n_features: int, n_hidden: int, sparsity: float = 0.9) -> tuple:
+    """A toy model's directions, and activations that it makes."""
+    model = ToyModel(n_features, n_hidden, sparsity)
+    train_toy_model(model)
+    return model.feature_directions, model.encode(model.sample_features(50_000, seed=1)).detach()
+
+
+@torch.no_grad()
+def _still(name: str, sae: SparseAutoencoder, x: torch.Tensor) -> dict:
+    """What a picture needs of an SAE as it is now."""
+    x_hat, h = sae(x)
+    numbers = {"fvu": fvu(x, x_hat), "l0": l0(h), "alive": fires(h).any(dim=0).int()}
+    return {"name": name, "W_dec": sae.W_dec.clone(), **numbers}
+
+
+def film() -> dict:
+    """Eight latents in the plane: at first, after 1,000 batches without a price, and with one.
+
+    The still in between is from the first batch at which half of the features are found.
+    """
+    truth, x = _trained(4, 2)
+    sae = SparseAutoencoder(2, 8, seed=1)
+    frames = [_still("at the start\n8 latents", sae, x)]
+    train_sae(sae, x, l1_coefficient=0.0, n_steps=1_000, seed=1)
+    frames.append(_still("price off\nno error left", sae, x))
+    history = train_sae(sae, x, l1_coefficient=0.02, n_steps=1_000, seed=1, n_logged=1_000)
+    last = _still("price on\nfound", sae, x)
+    half, W_dec = next(
+        (batch, W_dec)
+        for batch, W_dec in zip(history.step, history.W_dec, strict=True)
+        if recovered(W_dec, truth, IN_THE_PLANE) >= 2
+    )
+    moved = (W_dec - last["W_dec"]).norm(dim=1) > 0.01  # later, so it still fired
+    then = {"name": f"price on\nfor {half + 1} batches", "W_dec": W_dec}
+    then["alive"] = last["alive"] | moved
+    return {"truth": truth, "dots": x[x.norm(dim=1) > 0.05][:400], "frames": [*frames, then, last]}
+
+
+def first_minute() -> dict:
+    """One SAE before training, trained without a price on activity, and trained on with one."""
+    truth, x = _trained(10, 5)
     sae = SparseAutoencoder(5, 20, seed=1)
-    train_sae(sae, pool, seed=1, **FALLING_PRICE)
-    cosines = cosine_similarity_matrix(sae.W_dec, base.feature_directions)
-    own = match_features(cosines).latent
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    plots.plot_matrix(base.W.detach(), left, numbers=0.15)
-    left.set(ylabel="neuron", xlabel="feature", title="5 neurons: many features each")
-    plots.plot_matrix(cosines[own], right, yticks=own, numbers=0.8)
-    right.set(ylabel="latent", xlabel="feature", title="10 latents: one feature each")
-    return fig
+    frames = [_still("before", sae, x)]
+    for name, price, n_steps in (("price off", 0.0, 3_000), ("price on", 0.01, 1_000)):
+        train_sae(sae, x, l1_coefficient=price, n_steps=n_steps, seed=1)
+        frames.append(_still(name, sae, x))
+    return {"truth": truth, "frames": frames}
+
+
+def leak() -> float:
+    """The largest cosine between two of 15 features in five neurons, each rarely on."""
+    truth, _ = _trained(15, 5, 0.95)
+    return (cosine_similarity_matrix(truth, truth) - torch.eye(15)).max().item()
+
+
+def _plain(value):
+    """Lists, and numbers of four digits, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    made = {f"draw_{of.__name__}": _plain(of()) for of in (film, first_minute, leak, broken_runs)}
+    lines = (f"{json.dumps(name)}: {json.dumps(numbers)}" for name, numbers in made.items())
+    NUMBERS.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8")
+    NUMBERS.parents[1].joinpath("docs", "film.png").write_bytes(png(draw_film()[0])[0])

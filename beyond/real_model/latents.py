@@ -10,7 +10,6 @@ from scipy import sparse
 
 from beyond.real_model.activations import Activations
 from beyond.real_model.language_model import LanguageModel
-from beyond.real_model.train import Standardised
 from sae_lib import SparseAutoencoder
 from sae_lib.metrics import FIRES
 
@@ -18,23 +17,22 @@ from sae_lib.metrics import FIRES
 
 
 @torch.no_grad()
-def codes(encode: Callable, data: Standardised) -> sparse.csc_array:
+def codes(encode: Callable, x: torch.Tensor) -> sparse.csc_array:
     """Latent activations above FIRES on every token: sparse (n_tokens, d_sae)."""
     blocks = []
-    for x in data.chunks():
-        acts = encode(x)
+    for acts in map(encode, x.split(2_048)):
         rows, columns = torch.nonzero(acts > FIRES, as_tuple=True)
         places = rows.numpy(), columns.numpy()
         blocks.append(sparse.csr_array((acts[rows, columns].numpy(), places), tuple(acts.shape)))
     return sparse.csc_array(sparse.vstack(blocks))
 
 
-def neurons(data: Standardised, *, k: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def neurons(x: torch.Tensor, *, k: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The raw neurons, up and down, as 2 · width latents; of each token the k strongest fire.
 
-    Strongest in units of each neuron's own spread, else a few loud ones would take every place.
+    Strongest in units of each neuron's own spread, else a few loud ones would take every slot.
     """
-    spread = data.batch(10_000, seed=0, step=0).std(dim=0)
+    spread = x.std(dim=0)
 
     def encode(x: torch.Tensor) -> torch.Tensor:
         acts = torch.cat([x / spread, -x / spread], dim=1).clamp_min(0)
@@ -42,11 +40,6 @@ def neurons(data: Standardised, *, k: int) -> Callable[[torch.Tensor], torch.Ten
         return torch.zeros_like(acts).scatter(1, strongest.indices, strongest.values)
 
     return encode
-
-
-def firing_rates(code: sparse.csc_array) -> np.ndarray:
-    """On which share of the tokens each latent fires: (d_sae,). Zero is dead."""
-    return np.diff(code.indptr) / code.shape[0]
 
 
 def partners(a: sparse.csc_array, b: sparse.csc_array) -> tuple[np.ndarray, np.ndarray]:
@@ -117,11 +110,16 @@ def label_tokens(
 ) -> dict[str, np.ndarray]:
     """Which tokens belong to a word of the list: bool (n_tokens,) for each list.
 
-    Lists with fewer than `at_least` such tokens from n_train on are left out.
+    Lists with fewer than `at_least` such tokens from n_train on are left out; ValueError if all.
     """
     vocabulary, of_token = np.unique(token_words, return_inverse=True)
     labels = {name: np.isin(vocabulary, list(members))[of_token] for name, members in lists.items()}
-    return {name: label for name, label in labels.items() if label[n_train:].sum() >= at_least}
+    labels = {name: label for name, label in labels.items() if label[n_train:].sum() >= at_least}
+    if not labels:
+        raise ValueError(
+            f"Expected a list with {at_least} tokens in the texts set aside, got none."
+        )
+    return labels
 
 
 def shuffled(token_words: np.ndarray, label: np.ndarray, *, seed: int) -> np.ndarray:
@@ -185,17 +183,13 @@ def _f1(fired: sparse.csc_array, y: np.ndarray) -> np.ndarray:
     return 2 * (fired.T @ y) / np.maximum(n_fired + y.sum(axis=0), 1)
 
 
-def mean_differences(data: Standardised, labels: Sequence[np.ndarray]) -> torch.Tensor:
+def mean_differences(x: torch.Tensor, labels: Sequence[np.ndarray], n_train: int) -> torch.Tensor:
     """For each list, the mean of its training tokens less the mean of all: (n_lists, width).
 
     The simplest direction that was told the list: what a latent, which was not, is up against.
     """
-    y = torch.from_numpy(np.stack(labels)[:, : data.n_train]).float()
-    sums, start = torch.zeros(len(y), data.activations.width), 0
-    for x in data.chunks(0, data.n_train):  # their mean is zero
-        sums += y[:, start : start + len(x)] @ x
-        start += len(x)
-    return sums / y.sum(dim=1, keepdim=True)
+    x = x[:n_train]  # whose mean is zero
+    return torch.stack([x[torch.from_numpy(label[:n_train])].mean(dim=0) for label in labels])
 
 
 # --- does the model miss what the SAE leaves out? ---------------------------------------------
@@ -223,16 +217,18 @@ def cross_entropy(
     return total / n
 
 
-def spliced(sae: SparseAutoencoder, data: Standardised) -> Callable[[torch.Tensor], torch.Tensor]:
+def spliced(
+    sae: SparseAutoencoder, activations: Activations
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """x -> the SAE's reconstruction of it; rows that are outliers stay as they are."""
 
     def replace(x: torch.Tensor) -> torch.Tensor:
-        x_hat = data.mean + data.scale * sae(data(x))[0]
-        return torch.where(data.is_outlier(x)[..., None], x, x_hat)
+        x_hat = activations.mean + activations.scale * sae(activations(x))[0]
+        return torch.where(activations.is_outlier(x)[..., None], x, x_hat)
 
     return replace
 
 
-def ablated(data: Standardised) -> Callable[[torch.Tensor], torch.Tensor]:
+def ablated(activations: Activations) -> Callable[[torch.Tensor], torch.Tensor]:
     """x -> the mean of all; rows that are outliers stay as they are."""
-    return lambda x: torch.where(data.is_outlier(x)[..., None], x, data.mean)
+    return lambda x: torch.where(activations.is_outlier(x)[..., None], x, activations.mean)

@@ -15,14 +15,15 @@ def write(
     pushes: Sequence[torch.Tensor],
     *,
     n_tokens: int = 30,
-) -> list[str]:
-    """What the model writes on after the prompt, once for each push.
+) -> list[list[tuple[str, float]]]:
+    """What the model writes on after the prompt, once for each push: tokens, and each one's gain.
 
     pushes: vectors (width,) that are added to the output of a layer at every token; zeros for the
     model as it is. The likeliest token each time, repetitions made less likely: nothing is random.
+    gain: how much likelier the push made that token, in nats, given what stands before it.
     """
     inputs = language_model.tokenize([prompt] * len(pushes))
-    added = torch.stack(list(pushes))[:, None]
+    n_prompt, added = inputs["input_ids"].shape[1], torch.stack(list(pushes))[:, None]
     with language_model.at_layer(layer, lambda x: x + added):
         ids = language_model.model.generate(
             input_ids=inputs["input_ids"],
@@ -32,8 +33,16 @@ def write(
             repetition_penalty=1.3,
             pad_token_id=language_model.tokenizer.pad_token_id,
         )
-    new = ids[:, inputs["input_ids"].shape[1] :]
-    return language_model.tokenizer.batch_decode(new, skip_special_tokens=True)
+        pushed = language_model.model(input_ids=ids).logits.log_softmax(dim=-1)
+    gain = pushed - language_model.model(input_ids=ids).logits.log_softmax(dim=-1)
+    gain = gain[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+    end = language_model.tokenizer.eos_token_id
+    written = []
+    for tokens, gains in zip(ids[:, n_prompt:].tolist(), gain[:, n_prompt - 1 :], strict=True):
+        tokens = tokens[: tokens.index(end)] if end in tokens else tokens
+        pieces = [language_model.tokenizer.decode([token]) for token in tokens]
+        written.append(list(zip(pieces, gains.tolist(), strict=False)))
+    return written
 
 
 def token_ids(language_model: LanguageModel, members: Iterable[str]) -> list[int]:

@@ -34,9 +34,10 @@ def film_texts(n_texts: int, *, seed: int = 0) -> list[str]:
     random.Random(seed).shuffle(films)
     place = {film: i for i, film in enumerate(films)}
     rows.sort(key=lambda row: place[row[0]])
-    texts = without_near_duplicates(text for _, text in rows if 8 <= len(text.split()) <= 200)
+    texts = (text for _, text in rows if 8 <= len(text.split()) <= 200 and "<" not in text)
+    texts = without_near_duplicates(texts)  # "<": a few pieces of web pages
     if not 1 <= n_texts <= len(texts):
-        raise ValueError(f"n_texts must be from 1 to {len(texts)}, but {n_texts} came.")
+        raise ValueError(f"n_texts: expected 1 to {len(texts)}, got {n_texts}.")
     return texts[:n_texts]
 
 

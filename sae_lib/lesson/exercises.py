@@ -1,13 +1,11 @@
-"""Marks for the exercises: run the learner's answer, name the likely mistake, never raise.
+"""Checks for the exercises: run the learner's answer, name the likely mistake, never raise.
 
-Each `mark_…` prints one verdict, and `progress()` counts the best one of each. Everything here
-uses the library's own SAE, loss and loop, so no edit in the notebook moves a mark.
+Each `check_…` prints one verdict. Everything here uses the library's own SAE, loss and loop, so
+no edit in the notebook changes what a check says.
 """
 
-import copy
 import functools
 import itertools
-import math
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +18,13 @@ from sae_lib.sae import SparseAutoencoder
 from sae_lib.training import train_sae
 
 NOT_ATTEMPTED, TRIED, PASSED = LEVELS = ("not attempted yet", "not yet", "correct")
-_status: dict[str, str] = {}
+_best: dict[str, str] = {}  # the level reached in each exercise whose check was run
 
 
 def progress() -> None:
-    """Print how many exercises are passed, tried and not attempted yet."""
-    untouched, tried, passed = (list(_status.values()).count(level) for level in LEVELS)
-    n = len(_status)
-    print(f"Exercises: {passed} of {n} passed, {tried} tried, {untouched} not attempted yet.")
+    """Count the exercises whose checks were run in this session, by the best verdict of each."""
+    counts = [list(_best.values()).count(level) for level in LEVELS]
+    print("Exercises checked here: {2} passed, {1} tried, {0} not attempted yet.".format(*counts))
 
 
 class _NotYet(Exception):
@@ -35,24 +32,25 @@ class _NotYet(Exception):
 
 
 def _exercise(name: str) -> Callable:
-    """Make a mark of a judge: it returns a sentence if the answer is right, else raises _NotYet."""
-    _status[name] = NOT_ATTEMPTED
-    return lambda judge: functools.wraps(judge)(functools.partial(_mark, name, judge))
+    """Make a check of a judge: it returns a sentence if the answer is right, else raises _NotYet.
 
+    The check prints the verdict; what was reached before stays reached.
+    """
 
-def _mark(name: str, judge: Callable[[Any], str], answer: Any) -> None:
-    """Print the verdict on an answer; what was reached before stays reached."""
-    try:
-        if answer is None:
-            raise NotImplementedError
-        level, text = PASSED, judge(answer)
-    except _NotYet as hint:
-        level, text = TRIED, str(hint)
-    except (Exception, SystemExit) as error:
-        is_blank = isinstance(error, NotImplementedError) and not error.args
-        level, text = (NOT_ATTEMPTED, "") if is_blank else (TRIED, _raised(error))
-    _status[name] = max(_status[name], level, key=LEVELS.index)
-    print(f"{name}: {level}. {text}".rstrip())
+    def check(judge: Callable[[Any], str], answer: Any) -> None:
+        try:
+            if answer is None:
+                raise NotImplementedError
+            level, text = PASSED, judge(answer)
+        except _NotYet as hint:
+            level, text = TRIED, str(hint)
+        except (Exception, SystemExit) as error:
+            is_blank = isinstance(error, NotImplementedError) and not error.args
+            level, text = (NOT_ATTEMPTED, "") if is_blank else (TRIED, _raised(error))
+        _best[name] = max(_best.get(name, level), level, key=LEVELS.index)
+        print(f"{name}: {level}. {text}".rstrip())
+
+    return lambda judge: functools.wraps(judge)(functools.partial(check, judge))
 
 
 def _raised(error: BaseException) -> str:
@@ -62,30 +60,22 @@ def _raised(error: BaseException) -> str:
     return f"{text} Autograd watched: write `with torch.no_grad():`." if in_place else text
 
 
-def _real(value: Any) -> torch.Tensor:
-    """A tensor, an array, a number, or a list of such, as a tensor of doubles."""
-    if value is None:
-        raise _NotYet("The function returns None: is a return missing?")
+def _real(value: Any) -> np.ndarray:
+    """A tensor, an array, a number, or a list of such, as doubles."""
     try:
-        if isinstance(value, (list, tuple)):
-            value = torch.stack([_real(entry) for entry in value])
-        value = torch.as_tensor(value).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:  # text, an iterator, rows unlike
-        came = type(value).__name__
-        raise _NotYet(f"What came (a {came}) cannot be read as numbers.") from error
-    if value.is_complex():
-        raise _NotYet("Complex numbers came: real ones are wanted.")
-    return value.double()
+        if value is not None:  # numpy's word for None is nan
+            return np.asarray(value, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise _NotYet(f"Expected numbers, got {value!r:.60}.")
 
 
 def _number(value: Any) -> float:
     value = _real(value)
-    if value.numel() != 1:
-        raise _NotYet(f"One number is wanted; the shape that came is {tuple(value.shape)}.")
+    if value.size != 1:
+        raise _NotYet(f"Expected one number, got the shape {value.shape}.")
     return value.item()
 
-
-# --- the same price -------------------------------------------------------------------------
 
 PRICES = ((0.001, 5, 2.0), (0.3, 8, 0.5), (0.04, 3, 10.0))  # λ, d_in, scale
 WRONG_PRICES = {
@@ -100,7 +90,7 @@ WRONG_PRICES = {
 
 
 @_exercise("the same price")
-def mark_price(answer: Callable) -> str:
+def check_price(answer: Callable) -> str:
     """answer(l1_coefficient, d_in, scale) -> the λ of a mean over d_in, on scale · activations"""
     given = [_number(answer(*case)) for case in PRICES]
     is_right = np.isclose(given, [p * c / d for p, d, c in PRICES], rtol=1e-5, atol=0)
@@ -114,9 +104,6 @@ def mark_price(answer: Callable) -> str:
     raise _NotYet(f"For {case} it gives {given[i]:.4g}, and that is not the same solution.")
 
 
-# --- the cheat ------------------------------------------------------------------------------
-
-
 def _pairs(seed: int) -> torch.Tensor:
     """Ten directions (10, 5) in five opposite pairs, in random order, not of length 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -126,28 +113,21 @@ def _pairs(seed: int) -> torch.Tensor:
 
 
 @_exercise("the cheat")
-def mark_cheat(answer: Callable) -> str:
+def check_cheat(answer: Callable) -> str:
     """answer(truth (10, 5)) -> W_dec (20, 5), of best |cosine| 1 and half of the features"""
-    for truth in (_pairs(0), _pairs(1), _pairs(2)):
-        W_dec = _real(answer(truth.clone()))
+    for truth in map(_pairs, range(3)):
+        W_dec = torch.from_numpy(_real(answer(truth.clone())))
         if W_dec.shape != (20, 5):
-            raise _NotYet(f"W_dec must have shape (20, 5), but {tuple(W_dec.shape)} came.")
+            raise _NotYet(f"Expected a W_dec of shape (20, 5), got {tuple(W_dec.shape)}.")
         score = cosine_similarity_matrix(W_dec, truth).abs().max(dim=0).values.mean().item()
         found = recovered(W_dec, truth)
         if score < 0.999:
-            raise _NotYet(
-                f"The score is {score:.3f}, and 0.999 is wanted. Which features have neither a "
-                "latent nor the opposite of one?"
-            )
+            hint = "Which features have neither a latent nor the opposite of one?"
+            raise _NotYet(f"The score is {score:.3f}, and 0.999 is wanted. {hint}")
         if found > 5:
-            raise _NotYet(
-                f"The score is {score:.3f}, but deservedly: {found} of 10 features are there. "
-                "Which two can an absolute value not tell apart?"
-            )
+            said = f"The score is {score:.3f}, but deservedly: {found} of 10 features are there."
+            raise _NotYet(f"{said} Which two can an absolute value not tell apart?")
     return f"The score says {score:.3f}, and {found} of 10 features are there."
-
-
-# --- the mystery, for the last three: its truth stays hidden ---------------------------------
 
 
 @functools.cache
@@ -171,11 +151,9 @@ def mystery_activations() -> torch.Tensor:
 
 
 @_exercise("choosing λ")
-def mark_lambda(l1_coefficient: float | None) -> str:
-    """Train an SAE on the mystery at this λ, and only then look at the truth."""
+def check_lambda(l1_coefficient: float | None) -> str:
+    """Train an SAE on the mystery at this λ, and only then look at the ground truth."""
     price = _number(l1_coefficient)
-    if not 0 <= price < math.inf:
-        raise _NotYet(f"λ must be a number from 0 up, such as 0.01; {price} came.")
     directions, x = _mystery()
     sae = SparseAutoencoder(5, 32)
     train_sae(sae, x, l1_coefficient=price, n_steps=3_000)
@@ -201,22 +179,50 @@ FAULTS = {  # run: (its fault's number in the exercise, where to look)
 }
 
 
+class WrongAxis(SparseAutoencoder):
+    """Columns of W_dec set to length 1, in place of rows."""
+
+    @torch.no_grad()
+    def normalize_decoder_(self) -> None:
+        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
+
+
+def broken_runs() -> dict[str, dict[str, np.ndarray]]:
+    """A healthy run and those of FAULTS: step, error, l0, decoder norm of each, (n_logged,)."""
+
+    def run(sae: SparseAutoencoder, l1_coefficient: float = 0.15, **settings) -> dict:
+        settings |= {"l1_coefficient": l1_coefficient, "n_steps": 800, "n_logged": 40}
+        history = train_sae(sae, mystery_activations(), **settings)
+        norms = [W_dec.norm(dim=1).mean().item() for W_dec in history.W_dec]
+        curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
+        return {name: np.array(curve) for name, curve in {**curves, "norm": norms}.items()}
+
+    healthy = run(SparseAutoencoder(5, 32))
+    return {
+        "healthy": healthy,
+        "A": run(SparseAutoencoder(5, 32), normalize_decoder=False),
+        "B": {name: curve[healthy["step"] <= 60] for name, curve in healthy.items()},
+        "C": run(WrongAxis(5, 32)),
+        "D": run(SparseAutoencoder(5, 32), l1_coefficient=0.001),
+    }
+
+
 @_exercise("finding the bug")
-def mark_diagnosis(diagnosis: dict[str, int | None]) -> str:
+def check_diagnosis(diagnosis: dict[str, int | None]) -> str:
     """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""
-    if not isinstance(diagnosis, dict):
-        raise _NotYet('Give each run the number of its fault, as in {"A": 2, "B": 4}.')
-    given = {run: n for run, n in diagnosis.items() if n is not None}
+    try:
+        given = {run.upper(): int(n) for run, n in diagnosis.items() if n is not None}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _NotYet(
+            f'Expected numbers as in {{"A": 2, "B": 4}}, got {diagnosis!r:.60}.'
+        ) from error
     if not given:
         raise NotImplementedError
     right = [run for run, (fault, _) in FAULTS.items() if given.get(run) == fault]
-    wrong = [f"\n  {run}: {FAULTS[run][1]}" for run in FAULTS if run in given and run not in right]
-    if len(right) < len(FAULTS):
-        raise _NotYet(f"Right: {', '.join(right) or 'none'}.{''.join(wrong)}")
-    return "All four runs are told apart."
-
-
-# --- dead latents ---------------------------------------------------------------------------
+    if len(right) == len(FAULTS):
+        return "All four runs are told apart."
+    wrong = [f"\n  {run}: {FAULTS[run][1]}" for run in FAULTS if run in given.keys() - right]
+    raise _NotYet(f"Right: {', '.join(right) or 'none'}.{''.join(wrong)}")
 
 
 def dying_sae() -> tuple[SparseAutoencoder, torch.Tensor]:
@@ -227,32 +233,34 @@ def dying_sae() -> tuple[SparseAutoencoder, torch.Tensor]:
 
 
 @_exercise("dead latents")
-def mark_revive(answer: Callable) -> str:
+def check_revive(answer: Callable) -> str:
     """answer(sae, x) gives the latents that fire on none of x (n, d_in) a new start, in place."""
-    sae, x = dying_sae()
+    (sae, x), loudness = dying_sae(), []
 
     def latents():  # a row for each: what it reads, its bias, what it writes; and which are dead
-        rows = torch.cat([sae.W_enc.T, sae.b_enc[:, None], sae.W_dec], dim=1)
+        rows = torch.cat([sae.W_enc.T, sae.b_enc[:, None], sae.W_dec], dim=1).detach()
         return rows, ~fires(sae.encode(x)).any(dim=0)
 
-    left_alone, (old, dead) = copy.deepcopy(sae), latents()
-    with torch.random.fork_rng(devices=[]):  # it may draw, and gets the same draw every time
-        torch.manual_seed(0)
+    def revive() -> None:
+        old, dead = latents()
         answer(sae, x.clone())
         new, still = latents()
         if not torch.isfinite(new).all():
-            raise _NotYet("NaN or infinite weights came: an input of zeros has no direction.")
-        if not torch.equal(new[~dead], old[~dead]):
+            raise _NotYet("Got NaN or infinite weights: an input of zeros has no direction.")
+        if not torch.allclose(new[~dead], old[~dead], rtol=0, atol=1e-5):  # it may normalise
             raise _NotYet("Latents that were alive were changed too: leave them alone.")
         if still.any():
             silent = f"{still.sum()} of {dead.sum()} dead latents still fire on no input."
             raise _NotYet(f"{silent} Did both W_enc and b_enc get new values?")
-        loudness = sae.W_enc[:, dead].norm(dim=0).median()
-        text = _trained_on(sae, x, answer)
+        loudness.append(sae.W_enc[:, dead].norm(dim=0).median())
+
+    with torch.random.fork_rng(devices=[]):  # it may draw, and gets the same draw every time
+        torch.manual_seed(0)
+        text = _trained_on(sae, x, revive)
     if recovered(sae.W_dec, _mystery()[0]) == 16:
-        return f"{text}. Left alone: {_trained_on(left_alone, x, lambda *_: None)}."
+        return f"{text}. Left alone: {_trained_on(*dying_sae(), lambda: None)}."
     why = "Give each dead latent a direction of its own, among the badly rebuilt inputs."
-    if loudness > 0.6:  # a new SAE's are 2 · 5 / 32 long
+    if loudness[0] > 0.6:  # a new SAE's are 2 · 5 / 32 long
         why = "Too loud: a new SAE has W_enc at 2 d_in / d_sae times W_dec.T."
     raise _NotYet(f"They fire again, but do not find all: {text}. {why}")
 
@@ -260,7 +268,7 @@ def mark_revive(answer: Callable) -> str:
 def _trained_on(sae: SparseAutoencoder, x: torch.Tensor, revive: Callable) -> str:
     """Two rounds of revive and train, in place, at a price that is right; what they found."""
     for round_ in range(2):
-        revive(sae, x.clone())
+        revive()
         train_sae(sae, x, l1_coefficient=0.15, n_steps=400, seed=round_)
     found = recovered(sae.W_dec, _mystery()[0])
     return f"{len(live_directions(sae, x))} of 32 latents alive, {found} of 16 features found"

@@ -1,0 +1,449 @@
+"""Figures. They take arrays, draw on `ax` (or a new figure) and return it; none trains.
+
+Titles are computed from what is drawn; cosines in them are rounded down, never up.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from sae_lib.metrics import fires, match_features
+
+INK, SOFT, LINE = "#1d2125", "#5b6570", "#b9c2ca"  # text, second to it, axes
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#005f9e", "#D55E00", "#009E73", "#9a4f96", "#6b6b6b"
+PALE = "#a9cfe8"
+# for features side by side: each a step lighter than the one before, so that they stay four
+# to a colour-blind eye and in grey print
+FEATURES = ("#2d2670", "#b8390c", "#26a693", "#f5bd45")
+# Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
+# lightness, which are one grey on a poor projector or in print; here the red is far darker.
+DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"], N=257)
+STYLE = dict.fromkeys(["font.size", "legend.fontsize", "axes.titlesize", "figure.titlesize"], 12)
+STYLE |= dict.fromkeys(["axes.titleweight", "figure.titleweight"], "bold")
+STYLE |= dict.fromkeys(["axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], SOFT)
+STYLE |= dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color"], LINE)
+STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right"], False)
+STYLE |= {"text.color": INK, "axes.titlelocation": "left", "lines.linewidth": 2.2}
+STYLE |= {"legend.edgecolor": "none", "legend.framealpha": 1, "legend.borderpad": 0.1}
+STYLE |= {"figure.dpi": 100, "figure.constrained_layout.use": True}
+MARK = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}  # a moment worth a line
+AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
+MOST = 100  # rows, and columns, that a heatmap shows; of more the first
+# a decorator: draw in this style alone, so that nothing disappears where a dark one is set
+styled = plt.style.context(["default", STYLE])
+
+
+def down(value: float, digits: int = 2) -> str:
+    """So many decimals, towards zero: what misses 0.99 is not written as 0.99."""
+    cut = np.trunc(10**digits * value + 1e-9 * np.sign(value)) / 10**digits
+    return f"{cut:.{digits}f}".replace("-", "−")
+
+
+def _lasting(holds: np.ndarray, steps: np.ndarray) -> int | None:
+    """The batch from which on it always holds, counted from 1, or None."""
+    first = max(np.flatnonzero(~holds), default=-1) + 1
+    return steps[first] + 1 if first < len(holds) else None
+
+
+def _headline(fig: Figure, text: str) -> Figure:
+    """A title across all panels, from the left edge."""
+    fig.suptitle(text, x=0.01, ha="left")
+    return fig
+
+
+def _count_found(ax: Axes, n_features: int) -> None:
+    """The axis of recovered features: whole numbers up to all of them."""
+    ax.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+
+
+def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
+    """A curve over the training batches, on a logarithmic axis, the first batch at 1."""
+    ax.plot(np.asarray(steps) + 1, curve, look, **more)
+    ax.set(xscale="log", xlabel="training batch (log)")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+
+
+@styled
+def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.99) -> Axes:
+    """A signed matrix as a heatmap from -1 (blue) over 0 (white) to 1 (dark red).
+
+    marked: (row, column) cells to frame. numbers: write the value in cells at least this far
+    from 0 (so, by default, in none), where it fits; from `one` on it is written as 1.
+    """
+    full = np.shape(matrix)
+    matrix = np.asarray(matrix)[:MOST, :MOST]
+    rows, columns = matrix.shape
+    ax = ax or plt.subplots(figsize=(6, 1.2 + 0.27 * min(rows, 30)))[1]
+    ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+    names = list(range(rows) if yticks is None else yticks)
+    every = -(-rows // 30), -(-columns // 15)  # not more than fit
+    ax.set_yticks(range(0, rows, every[0]), names[: rows : every[0]])
+    ax.set_xticks(range(0, columns, every[1]))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(True)  # a row of zeros is white
+    for row, column in marked:
+        box = (column - 0.5, row - 0.5)
+        if row < rows and column < columns:
+            ax.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor=INK, linewidth=2))
+    wide, high = ax.bbox.width / 100 / columns, ax.bbox.height / 100 / rows  # inches of a cell
+    for (row, column), value in np.ndenumerate(matrix if high > 0.2 else matrix[:0]):
+        text = down(value if abs(value) < one else np.sign(value))
+        text = text.replace("0.", ".").removesuffix(".00")
+        if abs(value) >= numbers and 0.1 * len(text) + 0.02 < wide:
+            colour = "white" if value > 0.7 else INK
+            ax.text(column, row, text, ha="center", va="center", color=colour)
+    if full != matrix.shape:
+        some = f"the first {rows} × {columns} of {full[0]:,} × {full[1]:,}"
+        ax.annotate(some, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", color=SOFT)
+    return ax
+
+
+@styled
+def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbers=0.99) -> Axes:
+    """Cosines (d_sae, n_features) as a heatmap, each feature's own latent first.
+
+    Below them the others: redundant, then dead, if latent_acts (n, d_sae) tell which is which.
+    Sorting alone draws a diagonal, also from chance: so latents that point along no feature are
+    faded. A frame for each found feature, at a cosine of `one` or more; the title counts them.
+    """
+    found = match_features(cosines)
+    cosines, own = np.asarray(cosines), found.latent[found.latent >= 0]
+    rest = np.setdiff1d(range(len(cosines)), own)
+    groups = {"": own, " ": rest}
+    if latent_acts is not None:
+        dead = ~np.asarray(fires(latent_acts)).any(axis=0)[rest]
+        groups = {"matched": own, "redundant": rest[~dead], "dead": rest[dead]}
+    order = np.concatenate(list(groups.values())).astype(int)
+    frames = enumerate(np.flatnonzero(found.latent >= 0))
+    frames = [(row, j) for row, j in frames if found.cosine[j] >= one]
+    ax = plot_matrix(cosines[order], ax, yticks=order, numbers=numbers, one=one, marked=frames)
+    faded = np.where(cosines[order].max(axis=1, keepdims=True) >= one, 1, 0.25)
+    ax.images[0].set_alpha(np.broadcast_to(faded, cosines.shape)[:MOST, :MOST])
+    end = -0.5
+    for name, members in groups.items():
+        start, end = end, min(end + len(members), MOST - 0.5)
+        if end > start:
+            ax.axhline(end, color=INK, linewidth=1.2)
+            place = {"xycoords": ("axes fraction", "data"), "rotation": 90, "va": "center"}
+            ax.annotate(name, (1.02, (start + end) / 2), color=SOFT, **place)
+    title = f"{title}: " * bool(title) + f"{len(frames)} of {cosines.shape[1]} found"
+    ax.set(title=title, xlabel="feature", ylabel="latent")
+    return ax
+
+
+@styled
+def plot_gram(W) -> Figure:
+    """WᵀW of the toy model's W (n_hidden, n_features), and each direction's length beside it."""
+    gram = np.asarray(W).T @ np.asarray(W)
+    lengths, n = np.sqrt(gram.diagonal()), len(gram)
+    size = (6, 1.2 + 0.3 * min(n, 30))
+    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
+    plot_matrix(gram, left, numbers=0.15).set(xlabel="feature", ylabel="feature")
+    right.barh(range(min(n, MOST)), lengths[:MOST], color=BLUE)
+    right.axvline(1, **MARK)
+    right.set(xlabel="length", xticks=(0, 1))
+    right.tick_params(axis="y", length=0)
+    paired = ((gram < -0.9).sum(axis=1) == 1).sum()
+    lengths = f"lengths {lengths.min():.2f} to {lengths.max():.2f}"
+    return _headline(fig, f"{paired} of {n} have one opposite; {lengths}")
+
+
+@styled
+def plot_chance(chance, cosine, found: int | None = None) -> Figure:
+    """The worst matched cosine beside those of random dictionaries, whose means are pale.
+
+    chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
+    found: a count to write large above it, which makes the figure a verdict.
+    """
+    chance, cosine = np.asarray(chance), np.asarray(cosine)
+    worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
+    limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
+    alone = np.isnan(cosine).any()
+    fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
+    texts = [("none" if alone else down(cosine.min(), 3), ORANGE, 20, "the worst cosine")]
+    texts += [(f"{limit:.2f}", GREY, 20, f"the luckiest of {len(chance)}\nby chance")]
+    if found is not None:
+        texts.insert(0, (f"{found} of {len(cosine)}", INK, 34, "found"))
+    for y, (text, colour, size, what) in zip((0.12, 0.44, 0.78), reversed(texts), strict=False):
+        said.text(0, y, text, color=colour, size=size, weight="bold")
+        said.text(0.01, y - 0.03, what, color=SOFT, va="top")
+    said.axis("off")
+    look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
+    highest = max(
+        ax.hist(worst_of_chance, color=GREY, **look)[0].max(),
+        ax.hist(mean_of_chance, color=PALE, **look)[0].max(),
+    )
+    ax.annotate("worst", (np.median(worst_of_chance), 0.93), ha="right", color=SOFT, **AT_BATCH)
+    ax.annotate("mean", (np.median(mean_of_chance), 0.93), ha="left", color=SOFT, **AT_BATCH)
+    if not alone:
+        ax.plot([cosine.min()] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
+    ax.set(xlim=(0, 1), ylim=(0, 1.2 * highest), xlabel="matched cosine", yticks=())
+    ax.spines["left"].set_visible(False)
+    ax.set_title(f"{len(chance)} random dictionaries", fontweight="normal", color=SOFT)
+    return fig
+
+
+@styled
+def plot_training(
+    history, found, n_features: int, *, variance: float, oracle_loss: float, true_l0: float,
+    final_l0: float,
+) -> tuple[Figure, Figure, Figure]:  # fmt: skip
+    """Loss, L0 and recovery over the training batches: three figures with one x axis.
+
+    found (n_logged,): recovered features. variance: of the activations, summed over d_in; an
+    error below a hundredth of it counts as gone. oracle_loss, true_l0: what the ground truth
+    has. final_l0: over all activations, as the last batch alone is noisy.
+    """
+    curves = history.step, history.reconstruction, history.sparsity, history.l0
+    step, error, price, l0 = map(np.array, curves)
+    gone = _lasting(error < 0.01 * variance, step)
+    complete = _lasting(np.asarray(found) >= n_features, step)
+    loss, sparsity, recovery = panels = _panel(3.4, top=0.6), _panel(2.3), _panel(2.6, bottom=0.6)
+    _over_batches(loss, step, error + price, color=INK, label="total")
+    _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
+    _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
+    loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *(error + price))))
+    title = f"The error is gone by batch {gone:,}" if gone else "The error does not go away"
+    loss.set_title(title, pad=24)  # above the names of the two moments
+    _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
+    sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
+    sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
+    sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
+    _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
+    _count_found(recovery, n_features)
+    title = f"{found[-1]} of {n_features} at the end"
+    recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
+    for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
+        for ax in panels if batch else ():
+            ax.axvline(batch, **MARK)
+        if batch:
+            loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+    for ax in panels:
+        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
+        if ax is not recovery:  # the last one's label is for all three
+            ax.set_xlabel("")
+            ax.legend(loc="upper left", ncols=2, borderaxespad=0)
+    return tuple(ax.figure for ax in panels)
+
+
+def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
+    """A figure with margins in inches, the same at the sides: so the axes line up."""
+    fig, ax = plt.subplots(figsize=(6, height), layout="none")
+    fig.subplots_adjust(0.14, bottom / height, 0.97, 1 - top / height)
+    return ax
+
+
+@styled
+def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
+    """Error, L0 and found features of one SAE that is trained on under changing prices.
+
+    phases: (name, history, found (n_logged,)) in the order of training; a line and the name
+    where each begins.
+    """
+    fig, axes = plt.subplots(3, 1, figsize=(6, 5.2), sharex=True)
+    start = 0
+    for name, history, found in phases:
+        batch = start + np.asarray(history.step) + 1
+        axes[0].plot(batch, history.reconstruction, color=BLUE)
+        axes[1].plot(batch, history.l0, color=PURPLE)
+        axes[2].plot(batch, found, color=GREEN, drawstyle="steps-post")
+        for ax in axes:
+            if start:
+                ax.axvline(start, **MARK)
+        axes[0].annotate(f" {name}", (start, 1.03), weight="bold", **AT_BATCH)
+        start = batch[-1]
+    axes[0].set(ylabel="squared error", yscale="log")
+    axes[1].set(ylabel="L0", ylim=(0, None))
+    _count_found(axes[2], n_features)
+    axes[2].set(xlabel="training batch", xlim=(0, start))
+    axes[2].xaxis.set_major_formatter("{x:,.0f}")
+    fig.align_ylabels()
+    ends = (f"{name.capitalize()}: {found[-1]} of {n_features} found" for name, _, found in phases)
+    return _headline(fig, ". ".join(ends))
+
+
+@styled
+def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
+    """Features side by side, neuron by neuron: a bar for the ground truth, one for the learned.
+
+    truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none; the
+    second set is pale. All are drawn up to 12 features, of more the ten worst by the first set;
+    of more than 20 neurons the first 20.
+    """
+    sets = {"ground truth": truth, **learned}
+    sets = {name: np.asarray(rows, float) for name, rows in sets.items()}
+    sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
+    true, first, *_ = sets.values()
+    cosine = (true * first).sum(axis=1)
+    n, neurons = len(true), np.arange(min(true.shape[1], 20))
+    shown = range(n) if n <= 12 else np.nan_to_num(cosine, nan=-2).argsort(kind="stable")[:10]
+    rows, height = -(-len(shown) // 5), 0.7 / len(sets)
+    look = {"figsize": (6.5, 1 + rows * (0.5 + 0.18 * len(neurons))), "squeeze": False}
+    fig, axes = plt.subplots(rows, min(n, 5), sharex=True, sharey=True, **look)
+    for ax, j in zip(axes.flat, shown, strict=False):
+        for i, (name, directions) in enumerate(sets.items()):
+            at = neurons + (i + 0.5) * height - 0.35
+            ax.barh(at, directions[j, neurons], height, color=(BLUE, ORANGE, LINE)[i], label=name)
+        ax.axvline(0, color=LINE, linewidth=1)
+        score = "none" if np.isnan(cosine[j]) else down(cosine[j], 3).replace("0.", ".")
+        ax.set_title(f"f{j}: {score}", fontweight="normal")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set(xlim=(-1.08, 1.08), ylim=(len(neurons) - 0.4, -0.6), xticks=(-0.5, 0.5))
+        ax.set_yticks(neurons[:: 1 + len(neurons) // 10])
+    for ax in axes.flat[len(shown) :]:
+        ax.remove()
+    fig.supylabel("neuron", fontsize=12, color=SOFT)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
+    alone = np.isnan(cosine).sum()
+    end = f"{alone} without a latent" if alone else f"worst cosine {down(cosine.min(), 3)}"
+    return _headline(fig, f"{which}; {end}")
+
+
+@styled
+def plot_firing(strengths, latent_acts, partner_on) -> Axes:
+    """A feature's strength against its latent's activation, a dot an input: all (n,).
+
+    partner_on: bool, the inputs that contain the opposite feature too, drawn in another mark.
+    """
+    ax = plt.subplots(figsize=(6, 4))[1]
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
+    strengths, latent_acts = np.asarray(strengths), np.asarray(latent_acts)
+    with_partner = np.asarray(partner_on)
+    for shown, mark, colour, label in (
+        (~with_partner, ".", BLUE, "opposite feature off"),
+        (with_partner, "x", ORANGE, "opposite feature on too"),
+    ):
+        look = {"color": colour, "alpha": 0.6, "mew": 1.4, "clip_on": False}
+        ax.plot(strengths[shown], latent_acts[shown], mark, label=label, **look)
+    ax.set(xlabel="strength of the feature (0 = off)", ylabel="activation of its latents")
+    if with_partner.any():
+        ax.legend(loc="upper left")
+    on, fired = fires(strengths), fires(latent_acts)
+    ax.set_title(
+        f"On in {on.sum():,} of {len(on):,} inputs: latents fire in {(on & fired).sum():,}.\n"
+        f"Off in {(~on).sum():,}: they fire in {(~on & fired).sum():,}."
+    )
+    return ax
+
+
+@styled
+def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) -> Axes:
+    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged).
+
+    other: {name: (steps, counts (n_logged,))}, runs to compare with, dashed.
+    """
+    ax, counts = plt.subplots(figsize=(6, 3.4))[1], np.asarray(counts)
+    mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
+    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.2, linewidth=1)
+    _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
+    for name, (its_steps, its_counts) in other.items():
+        _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
+    _count_found(ax, n_features)
+    complete = (counts[:, -1] == n_features).sum()
+    ax.set_title(f"{complete} of {len(counts)} SAEs end with all {n_features}")
+    ax.legend(loc="upper left")
+    return ax
+
+
+@styled
+def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
+    """Recovered features for each condition: a bar for the mean, a dot for every seed."""
+    fig, ax = plt.subplots(figsize=(6, 1.1 + 0.46 * len(values)))
+    for row, counts in enumerate(values.values()):
+        ax.barh(row, np.mean(counts), color=PALE, height=0.7)
+        apart = np.linspace(-0.22, 0.22, len(counts)) if len(counts) > 1 else 0  # none hidden
+        at = row + apart * np.ones(len(counts))
+        ax.plot(counts, at, "o", color=BLUE, markersize=5, clip_on=False)
+        mean = f"{np.mean(counts):.1f}".removesuffix(".0")
+        ax.text(total * 1.04, row, mean, va="center_baseline")
+    ax.set_yticks(range(len(values)), list(values))
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
+    ax.set(xlim=(0, total * 1.14), xlabel=f"features found (of {total})")
+    ax.invert_yaxis()
+    complete = sum(min(counts) >= total for counts in values.values())
+    each = ", on every seed" if max(map(len, values.values())) > 1 else ""
+    return _headline(fig, f"{complete} of {len(values)} find all {total}{each}")
+
+
+def arrow(ax: Axes, start, end, colour: str = INK, width: float = 3, **more) -> None:
+    """An arrow from (x, y) to (x, y), in the axes' units."""
+    look = {"arrowstyle": "-|>,head_width=.28,head_length=.5", "color": colour, "lw": width}
+    ax.annotate("", end, start, arrowprops=look | {"shrinkA": 0, "shrinkB": 0} | more)
+
+
+@styled
+def plot_hole(fired: Mapping[str, Sequence[float]]) -> Figure:
+    """Absorption: why the latent of A may stay silent where B is on too, and in how many SAEs.
+
+    fired: {kind of input: the share of these inputs on which A's latent fires, for each SAE}; a
+    dot an SAE, filled if it fires on at least half of them.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.4), width_ratios=(1, 2.2))
+    for corner in ((1, 0), (0, 1)):
+        arrow(left, (0, 0), corner, LINE, 2)
+        arrow(left, corner, (1, 1), LINE, 2)
+    arrow(left, (0, 0), (1, 0), BLUE)
+    arrow(left, (0, 0), (1, 1), ORANGE)
+    for x, y, text in ((1.06, 0, "A"), (-0.08, 1, "B"), (1.08, 1, "A + B")):
+        left.text(x, y, text, va="center", ha="left" if x > 0 else "right")
+    left.set(xlim=(-0.3, 1.75), ylim=(-0.1, 1.15), aspect="equal", anchor="NW")
+    left.axis("off")
+    left.set_title("By A and by B: 2\nStraight there: 1.41", fontweight="normal")
+    for row, shares in enumerate(fired.values()):
+        silent = np.sort(np.asarray(shares) < 0.5)
+        look = {"s": 18, "edgecolors": BLUE, "linewidths": 1}
+        colours = np.where(silent, "white", BLUE)
+        right.scatter(np.arange(len(silent)), [row] * len(silent), c=colours, **look)
+    right.set_yticks(range(len(fired)), list(fired))
+    right.tick_params(length=0, labelcolor=INK)
+    right.spines[:].set_visible(False)
+    right.set(xticks=(), ylim=(len(fired) - 0.4, -0.6))
+    silent = {name: int((np.asarray(s) < 0.5).sum()) for name, s in fired.items()}
+    hole = max(silent, key=silent.get)
+    right.set_title(f"A's latent is silent on {hole}\nin {silent[hole]} of {len(fired[hole])} SAEs")
+    return fig
+
+
+@styled
+def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """What can be measured without ground truth, against k, and what was really found.
+
+    rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
+    for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
+    the band holds the k at which at least 99 % are found.
+    """
+    ks = sorted({row["k"] for row in rows})
+    places = np.arange(len(ks))
+    names = {"found": "share really found", "unexplained": "unexplained: least"}
+    names |= {"agreement": "two seeds agree: most", "mean_abs_cosine": "mean |cosine|: least"}
+    fig, axes = plt.subplots(2, 2, figsize=(6.5, 4.4), sharex=True)
+    for ax, (key, name) in zip(axes.flat, names.items(), strict=True):
+        each = [[row[key] for row in rows if row["k"] == k] for k in ks]
+        mean = np.array([np.mean(values) for values in each])
+        if key == "found":
+            good = mean >= 0.99
+        for place in places[good]:
+            ax.axvspan(place - 0.5, place + 0.5, color=GREEN, alpha=0.15, linewidth=0)
+        for place, values in zip(places, each, strict=True):
+            ax.plot([place] * len(values), values, "o", color=PALE, ms=4, clip_on=False)
+        look = {"color": GREEN if key == "found" else BLUE, "ms": 5, "clip_on": False, "zorder": 3}
+        ax.plot(places, mean, "-o", **look)
+        if key != "found":
+            best = (mean if key == "agreement" else -mean).argmax()
+            ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
+            ax.plot(best, mean[best], "o", color=ORANGE, **ring)
+            name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
+        ax.set_title(name, fontweight="normal")
+        ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
+    for ax in axes[1]:
+        ax.set(xlabel="k", xticks=places, xticklabels=ks)
+    return _headline(fig, "Circled: the k that each measure would choose")
