@@ -75,7 +75,10 @@ def main() -> str:
     for path in arguments.notebooks:
         start = time.monotonic()
         now = run(path, arguments.python)
-        print(f"{path.name}: {time.monotonic() - start:.0f} s. {verdict(now)}", flush=True)
+        print(
+            f"{path.name}: {time.monotonic() - start:.0f} s. {verdict(now).partition('\n')[0]}",
+            flush=True,
+        )
         wrong.append(compared(nbformat.read(path, as_version=4), now))
     return "\n".join(wrong).strip()
 
