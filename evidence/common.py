@@ -30,6 +30,7 @@ from sae_lib import (
 )
 
 DATA = Path(__file__).parent / "data"
+EDITION = 4  # of the lesson; the third trained each SAE of a stack on batches of its own
 N_MODELS, FIRST_MODEL_SEED = 3, 300  # seeds that no search for settings has seen
 SAE_SEEDS = range(16)
 # a constant price, or TopK: the learning rate of FALLING_PRICE is too rough for crowded features
@@ -133,11 +134,11 @@ def mean_agreement(dictionaries: list[torch.Tensor]) -> float:
 
 
 def run(name: str, experiment: Callable[[], Iterator[dict]]) -> None:
-    """Write data/<name>.json, one line for each row."""
+    """Write data/<name>.json: the edition, the time it took, then a line for each row."""
     started = time.process_time()
     rows = [json.dumps(rounded(row)) for row in experiment()]
-    head = json.dumps({"cpu_seconds": round(time.process_time() - started)})
-    text = f'{head[:-1]}, "rows": [\n' + ",\n".join(rows) + "\n]}\n"
+    head = {"edition": EDITION, "cpu_seconds": round(time.process_time() - started)}
+    text = f'{json.dumps(head)[:-1]}, "rows": [\n' + ",\n".join(rows) + "\n]}\n"
     (DATA / f"{name}.json").write_text(text, encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from sae_lib.lesson.show import picture
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
-    return f"*{what}. Made by `python -m evidence.run {name}`.*"
+    return f"*{what}. Made by `.venv/bin/python -m evidence.run {name}`.*"
 
 
 def setting(l1, k) -> str:
@@ -107,17 +107,17 @@ def switch() -> str:
     batches = data["on"]["all found from batch"]
     then = f"Half of the runs have all ten by batch {np.median(batches):,.0f} after the switch, "
     then += f"and the slowest by batch {batches.max():,}."
-    table = summary({names[phase]: group for phase, group in data.items()}, columns)
+    table = summary({names[phase]: group for phase, group in data.items()}, columns, "training")
     return "\n\n".join([table, then, made_by("switch", "8 SAE seeds × 3 toy models")])
 
 
 def patience() -> str:
-    groups = {f"{batches:,}": group for (batches,), group in pooled("patience").items()}
+    groups = {f"{n:,}": group for (n,), group in pooled("patience", "looked at").items()}
     for group in groups.values():
         found = group["recovered"]
         group["most"], group["none"] = np.array([found.max()]), found == 0
     columns = {"found of 10, mean": ("recovered", ".1f"), "most in one run": ("most", ".0f")}
-    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f"), "error": ("error", ".0e")}
+    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f")}
     return summary(groups, columns, "batches at λ = 0") + "\n\n" + made_by("patience")
 
 
@@ -285,7 +285,7 @@ def choosing_k() -> str:
         rows.append({"case": case, "k": k, "found": found} | means)
     formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
     formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
-    header = ["", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
+    header = ["case", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
     lines = []
     for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
         these = [row for row in rows if (row["case"], row["k"]) == (case, k)]

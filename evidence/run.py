@@ -72,8 +72,9 @@ def main() -> None:
         experiment, _ = EXPERIMENTS[name]
         if not arguments.table:
             run(name, experiment)
-        about = " ".join(experiment.__doc__.split())
-        print(f"## {name}\n\n{about} ({load(name)['cpu_seconds']} CPU seconds.)\n\n{table(name)}\n")
+        about, stored = " ".join(experiment.__doc__.split()), load(name)
+        made = f"Edition {stored['edition']}, {stored['cpu_seconds']} CPU seconds."
+        print(f"## {name}\n\n{about} {made}\n\n{table(name)}\n")
 
 
 if __name__ == "__main__":

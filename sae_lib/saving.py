@@ -86,11 +86,9 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
 
 def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
     """The SAE that a cfg.json and its weights describe; raise if ours cannot be that."""
-    if weights.keys() != set(NAMES):
-        raise ValueError(f"tensors: expected {sorted(NAMES)}, got {sorted(weights)}.")
     weights = {name: finite(name, w) for name, w in weights.items()}
     d_sae, d_in = finite("W_dec", weights["W_dec"], n_columns=0).shape
-    known = {
+    known = {  # what changes the computation, with the values that ours can follow
         "architecture": ("standard", "topk"),
         "d_in": (d_in,),
         "d_sae": (d_sae,),
@@ -114,5 +112,6 @@ def sae_of(config: dict, weights: dict[str, torch.Tensor]) -> SparseAutoencoder:
         sae = TopKSparseAutoencoder(d_in, d_sae, k=config["k"])
     else:
         sae = SparseAutoencoder(d_in, d_sae)
+    # this refuses a tensor too many or too few, and one of another shape
     sae.load_state_dict({k: finite(f"{k} in float32", w.float()) for k, w in weights.items()})
     return sae

@@ -23,14 +23,15 @@ from tools.run_notebook import LESSONS
 
 
 def move_starts(seed: int) -> None:
-    """From now on what torch.randn draws is moved by one part in a million."""
+    """From now on what torch.randn draws is moved by one part in a million, alike each time."""
     import torch
 
-    randn, noise = torch.randn, torch.Generator().manual_seed(seed)
+    randn = torch.randn
 
     def moved(*size, **options):
         drawn = randn(*size, **options)
-        return drawn * (1 + 1e-6 * randn(drawn.shape, generator=noise)).to(drawn)
+        noise = randn(drawn.shape, generator=torch.Generator().manual_seed(seed))
+        return drawn * (1 + 1e-6 * noise).to(drawn)
 
     torch.randn = moved
 

@@ -1,36 +1,143 @@
-"""The evidence on many seeds: what `python -m evidence.seeds` stored, and a fresh sample of it."""
+"""The stored experiments: well-formed, shown as they are stored, and (slow) found again."""
 
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from evidence import seeds
+from evidence import crowded, failures, seeds
+from evidence.common import (
+    CROWDED,
+    DATA,
+    load,
+    orthogonal_models,
+    pooled,
+    rounded,
+    run,
+    scores,
+    toy_models,
+    trained,
+)
+from evidence.run import EXPERIMENTS, page, table
 
-LINES = seeds.stored()
+DOCS = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text(encoding="utf-8")
 
 
-def test_a_part_is_stored_and_taken_up_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(seeds, "FILE", tmp_path / "seeds.json")
-    monkeypatch.setattr(seeds, "PARTS", [("falling", 20, 7, 60), ("constant", 12, 7, 60)])
-    found = {7: 0.5, 8: None, 66: 0.98}  # at these seeds; elsewhere all
-    measure = lambda recipe, d_sae, part: {s: found.get(s, 0.999) for s in part}  # noqa: E731
-    monkeypatch.setattr(seeds, "lowest_cosines", measure)
-    for part in reversed(seeds.PARTS):
-        seeds.store(seeds.run_part(*part))
-    assert list(seeds.stored()) == seeds.PARTS
-    line = json.loads((tmp_path / "seeds.json").read_text())[0]
-    assert line["complete"] == 57 and line["incomplete"] == {"7": 0.5, "66": 0.98}
-    assert line["lowest"] == 0.5 and line["base_model_not_settled"] == [8]
+def test_every_experiment_has_its_data_and_only_those():
+    others = {"seeds", "glimpses"}
+    assert sorted(EXPERIMENTS) == sorted({p.stem for p in DATA.glob("*.json")} - others)
 
 
-@pytest.mark.skipif(not LINES, reason="python -m evidence.seeds was not run yet")
-def test_no_seed_of_those_that_were_run_fails_with_a_price_that_falls():
-    """Nor with a constant price, but at 12 latents (docs/evidence.md says what happens there)."""
-    assert set(LINES) <= set(seeds.PARTS)
-    for (recipe, d_sae, *_), line in LINES.items():
-        n = line["seeds"] - len(line["base_model_not_settled"])
-        assert line["complete"] + len(line["incomplete"]) == n >= 0.95 * line["seeds"]
-        assert not line["incomplete"] or (recipe, d_sae) == ("constant", 12)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_row_holds_one_result_for_each_seed_and_a_setting_three_toy_models(name):
+    text = (DATA / f"{name}.json").read_text(encoding="utf-8")
+    assert not re.search("NaN|Infinity", text)  # Python would write them; they are not JSON
+    for row in json.loads(text)["rows"]:
+        lengths = {len(of) for c, of in row.items() if isinstance(of, list) and "null" not in c}
+        assert len(lengths) <= 1, row
+    for setting, group in pooled(name).items():  # of 12 in 3, two of twelve toy models are whole
+        assert len(set(group["toy_model"])) == (2 if setting[:2] == (3, 12) else 3), setting
+    assert len({line.count("|") for line in table(name).splitlines()}) == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_names_the_command_that_made_it_and_has_no_empty_number(name):
+    text = re.sub(r"base64,[^\"]+", "", page(name))
+    assert f"`.venv/bin/python -m evidence.run {name}`" in text and "nan" not in text
+    assert not re.search(r"\b(the truth|base model)", text)
+
+
+def cell(text: str, line: str, column: str) -> str:
+    """A cell of the Markdown table in this text, by how its line starts and by its heading."""
+    lines = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("|")]
+    (row,) = [cells for cells in lines if cells[0] == line]
+    return row[lines[0].index(column)]
+
+
+def raw(name: str, column: str, **setting) -> list[float]:
+    """The numbers of one setting straight from the file."""
+    rows = [row for row in load(name)["rows"] if setting.items() <= row.items()]
+    assert len(rows) == 3
+    return [value for row in rows for value in row[column]]
+
+
+def test_the_numbers_of_the_pages_are_those_of_the_files():
+    """One number of a kind, found by another way than the pages'."""
+    shown = page("switch")
+    on = raw("switch", "all found from batch", phase="on", l1=0.01)
+    assert f"by batch {sorted(on)[11] / 2 + sorted(on)[12] / 2:,.0f} after" in shown
+    assert f"slowest by batch {max(on)}." in shown
+    assert cell(shown, "or then 3,000 at λ = 0.01", "all ten, of 24 runs") == str(
+        sum(raw("switch", "complete", phase="on", l1=0.01))
+    )
+    moved = raw("splice", "outputs moved", what="frozen decoder")
+    shown = cell(page("splice"), "frozen random decoder", "outputs moved by a latent")
+    assert shown == f"{sum(moved) / 48:.2f}"
+    assert cell(page("width"), "80", "dead") == f"{sum(raw('width', 'dead', d_sae=80)) / 24:.1f}"
+    silent = [s < 0.05 for s in raw("absorption", "A's fires on A and B", setting="λ = 0.03")]
+    shown = cell(page("absorption"), "λ = 0.03", "runs where it never fires on A and B")
+    assert shown == str(sum(silent))
+
+
+def test_the_costs_follow_from_error_and_activity_and_are_even_where_the_page_says():
+    text = page("cost")
+    (even,) = map(float, re.findall(r"the same at λ = ([\d.]+)\.", text))
+    at_even = []
+    for line in text.splitlines()[2:4]:
+        error, activity, *costs = map(float, line.strip("| ").split(" | ")[2:])
+        assert costs == pytest.approx([error + l1 * activity for l1 in (0.001, 0.2)], abs=2e-3)
+        at_even.append(error + even * activity)
+    assert at_even[0] == pytest.approx(at_even[1], abs=3e-3)
+
+
+def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
+    def tiny():
+        models = orthogonal_models(4, 0.9)
+        saes = trained(models, 8, l1=0.01, seeds=range(2), n_steps=2, batch_size=8)
+        yield from scores(models, saes, crowded.spares, l1=0.01)
+
+    monkeypatch.setattr("evidence.common.DATA", tmp_path)
+    run("tiny", tiny)
+    assert load("tiny")["rows"] == rounded(list(tiny()))
+
+
+def test_what_choosing_k_measures():
+    rows = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 1.0]])
+    assert failures.mean_abs_cosine(rows) == pytest.approx(1 / 3)  # of three pairs one is parallel
+    (model, *_) = orthogonal_models(5, 0.9).values()
+    noise, x = failures.gaussian(model, 20_000, 3), model.encode(model.sample_features(20_000)).T
+    assert torch.allclose(noise.mean(dim=0), x.mean(dim=1), atol=0.01)
+    assert torch.allclose(noise.T.cov(), x.cov(), atol=0.005)
+
+
+def test_the_counts_of_seeds_add_up_and_are_the_table_of_the_document():
+    found = {1: 0.5, 2: None, 3: 0.98, 4: 0.999}
+    line = seeds.line({"seeds": 4}, found)
+    assert line["complete"] == 1 and line["incomplete"] == {1: 0.5, 3: 0.98}
+    assert line["lowest"] == 0.5 and line["not_settled"] == [2]
+    for line in seeds.stored():
+        n = line["seeds"] - len(line["not_settled"])
+        assert line["complete"] + len(line["incomplete"]) == n >= 0.9 * line["seeds"]
+    assert seeds.table() in DOCS
+
+
+def found_again(name: str, new, *columns: str, **line) -> None:
+    """Means over the seeds; single seeds may differ where another machine rounds otherwise."""
+    both = (load(name)["rows"], new)
+    old, new = (next(row for row in rows if line.items() <= row.items()) for rows in both)
+    for column in columns:
+        assert np.mean(new[column]) == pytest.approx(np.mean(old[column]), rel=0.1, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "setting"), [(15, {"l1": 0.2}), (20, {"k": 1})])
+def test_the_map_is_found_again(n, setting):
+    models = toy_models(n, 5, 0.95)
+    new = scores(models, trained(models, 40, **setting, **CROWDED), n_features=n, **setting)
+    found_again("map", new, "recovered", "l0", n_features=n, toy_model=300, **setting)
 
 
 @pytest.mark.slow

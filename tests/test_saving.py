@@ -141,7 +141,7 @@ OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
         ({"k": 3}, "k: expected no such key, got 3"),
         (OLD, "activation_fn_str: expected no such key, got 'topk'"),
         ({"hook_name": "blocks.0.attn.hook_z"}, "hook_name: expected no such key, got 'blocks"),
-        ({"weights": {"scaling_factor": torch.ones(20)}}, "scaling_factor"),
+        ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
         ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
         ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
         ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec: expected floats"),

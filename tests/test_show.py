@@ -1,8 +1,10 @@
-"""How figures are shown: as pictures with their text, in every viewer; and the playground."""
+"""How figures are shown: as sharp pictures of a stated width with their text, in every viewer."""
 
+import base64
 import io
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -11,19 +13,21 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from traitlets.config import PyFileConfigLoader
 
-from sae_lib import plots
-from sae_lib.lesson import figures
+from sae_lib.lesson import plots, show
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WHAT = 'Two "bars" <& more>.'
-ALTS = [f"{WHAT} 1 of 2 find all 2", "A matrix. A title"]
 
 
-def page_of(outputs: list, exporter: HTMLExporter, *, sanitised: bool) -> str:
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell("show(…)", outputs=outputs)]
+def page_of(cell, exporter: HTMLExporter, *, sanitised: bool) -> BeautifulSoup:
+    notebook = nbformat.v4.new_notebook(cells=[cell])
     exporter.sanitize_html = sanitised
-    return exporter.from_notebook_node(notebook)[0]
+    return BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
+
+
+@pytest.fixture
+def ours() -> HTMLExporter:
+    return HTMLExporter(config=PyFileConfigLoader("nbconvert_config.py", str(DOCS)).load_config())
 
 
 @pytest.fixture
@@ -35,34 +39,52 @@ def outputs(monkeypatch) -> list:
         assert raw
         seen.append(nbformat.v4.new_output("display_data", data, metadata=metadata or {}))
 
-    monkeypatch.setattr(figures, "display", display)
+    monkeypatch.setattr(show, "display", display)
     return seen
 
 
 @pytest.fixture
 def shown(outputs) -> list:
-    figures.show(plots.plot_bars({"one": [1], "two": [2]}, 2), WHAT)
+    show.show(plots.plot_bars({"one": [1], "two": [2]}, 2), WHAT)
     ax = plots.plot_matrix(np.eye(3))
     ax.set_title("A title", loc="left")
-    figures.show(ax, "A matrix.")
+    show.show(ax, "A matrix.")
     return outputs
 
 
 def test_a_figure_is_a_picture_with_its_text_and_what_its_titles_say(shown):
-    for output, what, alt in zip(shown, (WHAT, "A matrix."), ALTS, strict=True):
-        assert set(output.data) == {"image/png", "text/plain"}
+    for output, what, said in zip(shown, (WHAT, "A matrix."), ("2", "A title"), strict=True):
         assert output.data["text/plain"] == f"[figure] {what}"
-        assert output.metadata == {"image/png": {"alt": alt}}
+        assert set(output.data) == {"image/png", "text/plain"} and set(output.metadata) == {
+            "image/png"
+        }
+        alt = output.metadata["image/png"]["alt"]
+        assert alt.startswith(what) and said in alt.removeprefix(what)
+    assert not plt.get_fignums()  # closed
+
+
+def test_a_picture_has_twice_the_pixels_of_the_width_at_which_it_is_shown(shown):
+    for output in shown:
+        picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+        assert output.metadata["image/png"]["width"] == 600 == picture.width / 2
 
 
 @pytest.mark.parametrize("sanitised", [False, True])
-def test_the_page_keeps_every_picture_and_its_text(shown, sanitised):
-    ours = PyFileConfigLoader("nbconvert_config.py", str(DOCS)).load_config()
-    page = page_of(shown, HTMLExporter(config=ours), sanitised=sanitised)
-    pictures = BeautifulSoup(page, "html.parser").find_all("img")
-    assert [img["alt"] for img in pictures] == ALTS
-    assert all(img["src"].startswith("data:image/png;base64,") for img in pictures)
-    assert page_of(shown, HTMLExporter(), sanitised=True).count("<img") == 2  # by others
+def test_the_page_keeps_every_picture_with_its_text_and_width(shown, ours, sanitised):
+    for exporter in (ours, HTMLExporter()):
+        page = page_of(nbformat.v4.new_code_cell(outputs=shown), exporter, sanitised=sanitised)
+        for img, output in zip(page.find_all("img"), shown, strict=True):
+            assert img["src"].startswith("data:image/png;base64,") and img["width"] == "600"
+            assert exporter is not ours or img["alt"] == output.metadata["image/png"]["alt"]
+
+
+def test_a_picture_in_a_text_cell_has_its_text_and_width_on_the_page(ours):
+    source = show.picture(plots.plot_matrix(np.eye(3)).figure, WHAT)
+    assert "\n" not in source
+    cell = nbformat.v4.new_markdown_cell(f"<!-- figure: it -->\n\n{source}")
+    (img,) = page_of(cell, ours, sanitised=False).find_all("img")
+    assert (img["alt"], img["width"]) == (WHAT, "600")
+    assert Image.open(io.BytesIO(base64.b64decode(img["src"].split(",")[1]))).width == 1200
 
 
 def test_a_small_palette_leaves_zero_and_the_background_white():
@@ -70,27 +92,11 @@ def test_a_small_palette_leaves_zero_and_the_background_white():
     matrix = np.clip(rng.normal(size=(20, 10)) / 2, -1, 1)
     matrix[10] = 0
     ax = plots.plot_matrix(matrix)
-    x, y = ax.transData.transform((4.5, 10)).astype(int)  # y from below
-    png = figures.png(ax.figure)
-    picture = Image.open(io.BytesIO(png))
-    assert picture.mode == "P" and len(png) < 20_000
+    ax.figure.canvas.draw()
+    x, y = (show.DENSITY * ax.transData.transform((4.5, 10))).astype(int)  # y from below
+    data, width = show.png(ax.figure)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.mode == "P" and len(data) < 30_000 and picture.width == 2 * width
     picture = picture.convert("RGB")
     for place in ((2, 2), (x, picture.height - y)):
         assert picture.getpixel(place) == (255, 255, 255)
-
-
-def test_the_playground_is_a_frame_of_its_own_and_leaves_nothing_where_scripts_may_not_run(
-    tmp_path, monkeypatch, outputs
-):
-    page = tmp_path / "playground.html"
-    page.write_text('<p title="é">1 &lt; 2</p><script>go("now")</script>', encoding="utf-8")
-    monkeypatch.setattr(figures, "PLAYGROUND", page)
-    figures.show_playground()
-    (output,) = outputs
-    assert output.data["text/plain"].startswith("[playground]")
-    assert 'srcdoc="&lt;p title=&quot;é&quot;&gt;1 &amp;lt; 2' in output.data["text/html"]
-    assert "<iframe" in page_of([output], HTMLExporter(), sanitised=False)
-    cleaned = page_of([output], HTMLExporter(), sanitised=True)
-    assert "<iframe" not in cleaned
-    assert '<div class="lm-Widget lm-mod-hidden">' in cleaned  # hides what is left as text
-    assert ".lm-Widget.lm-mod-hidden {\n  display: none !important;" in cleaned

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from evidence.common import pooled
 from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
 from sae_lib.lesson.exercises import broken_runs
 from sae_lib.lesson.plots import (
@@ -26,6 +28,7 @@ from sae_lib.lesson.plots import (
     SOFT,
     arrow,
     down,
+    plot_hole,
     plot_sorted,
     styled,
 )
@@ -33,6 +36,7 @@ from sae_lib.lesson.show import png
 from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, l0, match_features, recovered
 
 NUMBERS = Path(__file__).with_suffix(".json")
+GLIMPSES = NUMBERS.parents[1] / "evidence" / "data" / "glimpses.json"
 IN_THE_PLANE = 0.999  # 2.6 degrees: in two dimensions 0.99 would often be met by chance
 
 
@@ -179,7 +183,8 @@ def draw_film() -> tuple[Figure, str]:
     """Four features in two neurons, and eight latents of an SAE at four moments of training."""
     numbers, said = stored()["draw_film"], []
     truth = torch.tensor(numbers["truth"])
-    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4))
+    fig, axes = plt.subplots(1, 4, figsize=(6.5, 2.4), layout="none")
+    fig.subplots_adjust(0.005, 0, 0.995, 0.81, wspace=0.03)
     for ax, frame in zip(axes, numbers["frames"], strict=True):
         cosines = cosine_similarity_matrix(torch.tensor(frame["W_dec"]), truth)
         found = match_features(cosines).cosine >= IN_THE_PLANE
@@ -249,6 +254,41 @@ def draw_broken_runs() -> tuple[Figure, str]:
     fig.supxlabel("training batch (log); dotted: a healthy run", fontsize=12, color=SOFT)
     fig.align_ylabels()
     return fig, f"{draw_broken_runs.__doc__} {'; '.join(said)}."
+
+
+def draw_hole() -> tuple[Figure, str]:
+    """Absorption: why A's latent may fall silent where B is on too, and in how many SAEs it does."""
+    fired = pooled("absorption")[("λ = 0.03",)]
+    inputs = {"A alone": "A alone", "A and C": "A and an independent C", "A and B": "A and B"}
+    shares = {name: fired[f"A's fires on {what}"] for name, what in inputs.items()}
+    silent = [f"{name}: {(share < 0.5).sum()}" for name, share in shares.items()]
+    said = f"Silent on most inputs, of {len(shares['A alone'])} SAEs: {', '.join(silent)}."
+    return plot_hole(shares), f"{draw_hole.__doc__} {said}"
+
+
+@styled
+def draw_glimpses() -> tuple[Figure, str]:
+    """Three short texts, shaded where one latent of a language model's SAE fires on them."""
+    texts = json.loads(GLIMPSES.read_text(encoding="utf-8"))["texts"]
+    strongest = max(act for text in texts for _, act in text["tokens"])
+    fig, ax = plt.subplots(figsize=(6.5, 1.9))
+    line, said = 0.0, []
+    for text in texts:
+        column = 0
+        for token, act in text["tokens"]:
+            if column + len(token) > 66:
+                line, column = line + 1, 0
+            token = token if column else token.lstrip()
+            box = (column, line - 0.62), len(token), 0.86
+            ax.add_patch(Rectangle(*box, color=ORANGE, alpha=0.85 * act / strongest, lw=0))
+            ax.text(column, line, token, family="monospace", fontsize=11, color=INK)
+            column += len(token)
+        words = "".join(token for token, _ in text["tokens"]).strip()
+        said.append(f"“{words}”: {max(act for _, act in text['tokens']):.2f} at most")
+        line += 1.7
+    ax.set(xlim=(0, 69), ylim=(line - 1, -1))
+    ax.axis("off")
+    return fig, f"{draw_glimpses.__doc__} {'; '.join(said)}."
 
 
 # --- the numbers ----------------------------------------------------------------------------

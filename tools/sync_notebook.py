@@ -71,7 +71,7 @@ def drawn(kind: str, name: str) -> tuple[str, str]:
         summary = draw.__doc__.splitlines()[0]
         text = show.picture(*(picture if isinstance(picture, tuple) else (picture, summary)))
     origin = [inspect.getsource(inspect.unwrap(draw)), PICTURE.sub("", text)]
-    if "_stored(" in origin[0]:
+    if "stored()" in origin[0]:
         origin.append(pictures.NUMBERS.read_text(encoding="utf-8"))
     return text, hashlib.sha256("\0".join(origin).encode()).hexdigest()[:8]
 

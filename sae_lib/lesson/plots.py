@@ -22,7 +22,7 @@ PALE = "#a9cfe8"
 FEATURES = ("#2d2670", "#b8390c", "#26a693", "#f5bd45")
 # Blue for -1, white for 0, red for 1. The usual maps end in a blue and a red of the same
 # lightness, which are one grey on a poor projector or in print; here the red is far darker.
-DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"])
+DIVERGING = LinearSegmentedColormap.from_list("signed", ["#4a90c4", "white", "#8e0a1e"], N=257)
 STYLE = dict.fromkeys(["font.size", "legend.fontsize", "axes.titlesize", "figure.titlesize"], 12)
 STYLE |= dict.fromkeys(["axes.titleweight", "figure.titleweight"], "bold")
 STYLE |= dict.fromkeys(["axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"], SOFT)
