@@ -144,7 +144,7 @@ def test_a_huge_matrix_shows_its_first_rows_and_says_so():
     assert title(ax).startswith("300 of 300") and len(ax.texts) < 5  # no numbers
     assert fits_a_page(ax.figure) and fits_a_page(plots.plot_gram(np.eye(2, 300)))
     fig = plots.plot_directions(np.eye(300, 50) + 1, {"learned": np.ones((300, 50))})
-    assert fits_a_page(fig) and len(fig.axes) == 10
+    assert fits_a_page(fig) and len(fig.axes) == 10 and "50" in fig.get_supylabel()
 
 
 def test_sorted_latents_come_in_the_order_of_the_features_with_a_frame_if_found():
@@ -166,6 +166,8 @@ def test_gram_counts_the_features_with_one_opposite():
     fig = plots.plot_gram(np.array([[1.0, -1, 0, 0], [0, 0, 2, 0.5]]))
     assert numbers(fig.get_suptitle()) == [2, 4, 0.5, 2]
     assert [bar.get_width() for bar in fig.axes[1].patches] == [1, 1, 2, 0.5]
+    three = plots.plot_gram(np.array([[1.0, -1, -1]]))  # the first has two
+    assert numbers(three.get_suptitle())[:2] == [2, 3]
 
 
 def test_chance_bounds_random_from_above_and_the_sae_from_below():
@@ -208,6 +210,11 @@ def test_training_marks_the_moments_from_which_on_it_lasts():
         assert [line.get_xdata()[0] for line in fig.axes[0].lines[-2:]] == [100, 1234]
     named = [(text.get_text().strip(), text.xy[0]) for text in figs[0].axes[0].texts]
     assert named == [("error gone", 100), ("all found", 1234)]  # once, above the first
+    close = plots.plot_training(
+        a_history((0, 9, 99, 1233), [9, 9, 9, 0], error, error), found, 3, **TRUTH
+    )
+    assert [text.get_text().strip() for text in close[0].axes[0].texts] == ["error gone, all found"]
+    assert fits_a_page(close[0])
 
 
 def test_a_switch_goes_on_where_the_phase_before_ended_and_says_how_each_ends():
@@ -257,12 +264,12 @@ def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is
 
 
 def test_recovery_is_a_line_a_seed_their_mean_and_what_to_compare_with():
-    counts = [[0, 10], [10, 9]]  # the second loses one again
+    counts = [[0, 10], [10, 9], [2, 8]]  # the second loses one again
     ax = plots.plot_recovery([0, 9], counts, 10, {"other": ([0, 99], [1, 2])})
     drawn = [points(line) for line in ax.lines]
-    assert drawn[:3] == [[(1, 0), (10, 10)], [(1, 10), (10, 9)], [(1, 5), (10, 9.5)]]
-    assert drawn[3] == [(1, 1), (100, 2)]
-    assert numbers(title(ax)) == [1, 2, 10]
+    assert drawn[:3] == [list(zip((1, 10), seed, strict=True)) for seed in counts]
+    assert drawn[3:] == [[(1, 4), (10, 9)], [(1, 1), (100, 2)]]
+    assert numbers(title(ax)) == [1, 3, 10]
 
 
 def test_bars_are_means_with_a_dot_for_every_seed_and_all_means_every_seed():

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from evidence.common import pooled
 from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
 from sae_lib.lesson.exercises import broken_runs
 from sae_lib.lesson.plots import (
@@ -27,6 +28,7 @@ from sae_lib.lesson.plots import (
     SOFT,
     arrow,
     down,
+    plot_hole,
     plot_sorted,
     styled,
 )
@@ -252,6 +254,16 @@ def draw_broken_runs() -> tuple[Figure, str]:
     fig.supxlabel("training batch (log); dotted: a healthy run", fontsize=12, color=SOFT)
     fig.align_ylabels()
     return fig, f"{draw_broken_runs.__doc__} {'; '.join(said)}."
+
+
+def draw_hole() -> tuple[Figure, str]:
+    """Absorption: why A's latent may fall silent where B is on too, and in how many SAEs it does."""
+    fired = pooled("absorption")[("λ = 0.03",)]
+    inputs = {"A alone": "A alone", "A and C": "A and an independent C", "A and B": "A and B"}
+    shares = {name: fired[f"A's fires on {what}"] for name, what in inputs.items()}
+    silent = [f"{name}: {(share < 0.5).sum()}" for name, share in shares.items()]
+    said = f"Silent on most inputs, of {len(shares['A alone'])} SAEs: {', '.join(silent)}."
+    return plot_hole(shares), f"{draw_hole.__doc__} {said}"
 
 
 @styled

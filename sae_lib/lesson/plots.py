@@ -67,6 +67,7 @@ def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     ax.plot(np.asarray(steps) + 1, curve, look, **more)
     ax.set(xscale="log", xlabel="training batch (log)")
     ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_formatter("")
 
 
 @styled
@@ -99,8 +100,9 @@ def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.9
             colour = "white" if value > 0.7 else INK
             ax.text(column, row, text, ha="center", va="center", color=colour)
     if full != matrix.shape:
-        some = f"the first {rows} × {columns} of {full[0]:,} × {full[1]:,}"
-        ax.annotate(some, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", color=SOFT)
+        some = f"the first {rows} × {columns}\nof {full[0]:,} × {full[1]:,}"
+        place = {"ha": "right", "va": "bottom", "transform": ax.transAxes}
+        ax.text(0.99, 0.01, some, color=SOFT, bbox={"color": "white", "pad": 2}, **place)
     return ax
 
 
@@ -220,17 +222,29 @@ def plot_training(
     _count_found(recovery, n_features)
     title = f"{found[-1]} of {n_features} at the end"
     recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
-    for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
-        for ax in panels if batch else ():
-            ax.axvline(batch, **MARK)
-        if batch:
-            loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+    _moments(panels, {"error gone": gone, "all found": complete}, step[-1] + 1)
     for ax in panels:
         ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
         if ax is not recovery:  # the last one's label is for all three
             ax.set_xlabel("")
             ax.legend(loc="upper left", ncols=2, borderaxespad=0)
     return tuple(ax.figure for ax in panels)
+
+
+def _moments(panels: Sequence[Axes], batches: Mapping[str, int | None], last: int) -> None:
+    """A line in every panel for each moment, and its name above the first panel."""
+    before, said = -1.0, ""
+    for side, (name, batch) in zip(("right", "left"), batches.items(), strict=True):
+        if batch:
+            for ax in panels:
+                ax.axvline(batch, **MARK)
+            far = np.log(batch) / np.log(last)
+            side = "left" if far < 0.2 else "right" if far > 0.8 else side  # where there is room
+            if abs(far - before) < 0.2 and not 0.2 <= far <= 0.8:  # for one text
+                panels[0].texts[-1].remove()
+                name = f"{said}, {name}"
+            panels[0].annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+            before, said = far, name
 
 
 def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
@@ -300,7 +314,8 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
         ax.set_yticks(neurons[:: 1 + len(neurons) // 10])
     for ax in axes.flat[len(shown) :]:
         ax.remove()
-    fig.supylabel("neuron", fontsize=12, color=SOFT)
+    some = f" (the first 20 of {true.shape[1]:,})" if true.shape[1] > 20 else ""
+    fig.supylabel(f"neuron{some}", fontsize=12, color=SOFT)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
     alone = np.isnan(cosine).sum()
