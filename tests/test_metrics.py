@@ -179,7 +179,8 @@ def test_half_precision_gives_what_full_precision_gives():
 
     def all_measures(x, truth):
         numbers = l0(x), fvu(x, 0.5 * x), agreement(x, x[:9]), recovered(x, truth, at=0.5)
-        return [*numbers, *match_features(x), *(part.float() for part in firing(x, x.abs()))]
+        fired = firing(x.abs(), x.abs())
+        return [*numbers, *match_features(x), *(part.float() for part in fired)]
 
     exact = all_measures(x.float(), truth.float())
     for half, full in zip(all_measures(x, truth), exact, strict=True):

@@ -33,18 +33,6 @@ def frozen_decoder(d_in, d_sae, *, seed):
     return sae
 
 
-class Gated(SparseAutoencoder):
-    """A weight of its own: a threshold for each latent, below which it hardly fires."""
-
-    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
-        super().__init__(d_in, d_sae, seed=seed)
-        self.threshold = nn.Parameter(torch.full((d_sae,), 0.2))
-
-    def encode(self, x):
-        z = super().encode(x)
-        return z * torch.sigmoid((z - self.threshold) / 0.05)
-
-
 class BatchTopK(TopKSparseAutoencoder):
     """Keep the k strongest latents per input on average: k times the batch in all.
 
