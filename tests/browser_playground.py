@@ -43,7 +43,9 @@ def press(page: Page, name: str, key: str | None = None) -> None:
 
 def meter(page: Page) -> list[float]:
     """The route and the straight line, as they are shown."""
-    return [float(page.locator(f"#{name}").inner_text()) for name in ("routeLength", "straightLength")]
+    return [
+        float(page.locator(f"#{name}").inner_text()) for name in ("routeLength", "straightLength")
+    ]
 
 
 def story(page: Page, key: str | None = None) -> None:

@@ -104,7 +104,7 @@ def test_it_starts_as_the_library_but_for_the_bias_that_the_page_admits(js, whic
     assert (b_enc == bias).all() and not b_dec.any()
 
 
-@pytest.mark.parametrize(("which", "price", "most"), [(0, 0.01, 2), (1, 0.01, 1), (2, 0.2, 1)])
+@pytest.mark.parametrize(("which", "price", "most"), [(0, 0.02, 2), (1, 0.01, 1), (2, 0.2, 1)])
 def test_without_a_price_few_are_found_and_once_it_is_on_all(js, which, price, most):
     """In the crowded case, where the price leaves an error, they go when it goes; else they stay."""
     without = []
@@ -135,7 +135,7 @@ def test_the_numbers_shown_are_the_librarys(js):
     assert run["dead"] == (~fires(acts).any(dim=0)).tolist() and any(run["dead"])
     own, rest, dead = run["rows"]
     assert sorted(own + rest + dead) == list(range(20)) and all(run["dead"][i] for i in dead)
-    assert all(cosines[own[j], j] == cosines[:, j].max() for j in range(10))
+    assert all(cosines[own[j], j] >= min(0.99, cosines[:, j].max()) for j in range(10))
 
 
 def test_a_route_ends_at_x_hat_and_is_as_long_as_all_that_fires(js):
