@@ -256,8 +256,9 @@ def draw_broken_runs() -> tuple[Figure, str]:
     return fig, f"{draw_broken_runs.__doc__} {'; '.join(said)}."
 
 
+@styled
 def draw_hole() -> tuple[Figure, str]:
-    """Absorption: why A's latent may fall silent where B is on too, and in how many SAEs it does."""
+    """Absorption: why A's latent may fall silent where B is on, and in how many SAEs it does."""
     fired = pooled("absorption")[("λ = 0.03",)]
     inputs = {"A alone": "A alone", "A and C": "A and an independent C", "A and B": "A and B"}
     shares = {name: fired[f"A's fires on {what}"] for name, what in inputs.items()}
@@ -276,7 +277,7 @@ def draw_glimpses() -> tuple[Figure, str]:
     for text in texts:
         column = 0
         for token, act in text["tokens"]:
-            if column + len(token) > 66:
+            if column > 58 and token.startswith(" "):  # between words
                 line, column = line + 1, 0
             token = token if column else token.lstrip()
             box = (column, line - 0.62), len(token), 0.86

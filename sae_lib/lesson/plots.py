@@ -56,12 +56,6 @@ def _headline(fig: Figure, text: str) -> Figure:
     return fig
 
 
-def _count_found(ax: Axes, n_features: int) -> None:
-    """The axis of recovered features: whole numbers up to all of them."""
-    ax.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
-    ax.yaxis.get_major_locator().set_params(integer=True)
-
-
 def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     """A curve over the training batches, on a logarithmic axis, the first batch at 1."""
     ax.plot(np.asarray(steps) + 1, curve, look, **more)
@@ -219,7 +213,8 @@ def plot_training(
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    _count_found(recovery, n_features)
+    recovery.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
+    recovery.yaxis.get_major_locator().set_params(integer=True)
     title = f"{found[-1]} of {n_features} at the end"
     recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
     _moments(panels, {"error gone": gone, "all found": complete}, step[-1] + 1)
@@ -252,35 +247,6 @@ def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
     fig, ax = plt.subplots(figsize=(6, height), layout="none")
     fig.subplots_adjust(0.14, bottom / height, 0.97, 1 - top / height)
     return ax
-
-
-@styled
-def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
-    """Error, L0 and found features of one SAE that is trained on under changing prices.
-
-    phases: (name, history, found (n_logged,)) in the order of training; a line and the name
-    where each begins.
-    """
-    fig, axes = plt.subplots(3, 1, figsize=(6, 5.2), sharex=True)
-    start = 0
-    for name, history, found in phases:
-        batch = start + np.asarray(history.step) + 1
-        axes[0].plot(batch, history.reconstruction, color=BLUE)
-        axes[1].plot(batch, history.l0, color=PURPLE)
-        axes[2].plot(batch, found, color=GREEN, drawstyle="steps-post")
-        for ax in axes:
-            if start:
-                ax.axvline(start, **MARK)
-        axes[0].annotate(f" {name}", (start, 1.03), weight="bold", **AT_BATCH)
-        start = batch[-1]
-    axes[0].set(ylabel="squared error", yscale="log")
-    axes[1].set(ylabel="L0", ylim=(0, None))
-    _count_found(axes[2], n_features)
-    axes[2].set(xlabel="training batch", xlim=(0, start))
-    axes[2].xaxis.set_major_formatter("{x:,.0f}")
-    fig.align_ylabels()
-    ends = (f"{name.capitalize()}: {found[-1]} of {n_features} found" for name, _, found in phases)
-    return _headline(fig, ". ".join(ends))
 
 
 @styled
@@ -351,25 +317,6 @@ def plot_firing(strengths, latent_acts, partner_on) -> Axes:
 
 
 @styled
-def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) -> Axes:
-    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged).
-
-    other: {name: (steps, counts (n_logged,))}, runs to compare with, dashed.
-    """
-    ax, counts = plt.subplots(figsize=(6, 3.4))[1], np.asarray(counts)
-    mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
-    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.2, linewidth=1)
-    _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
-    for name, (its_steps, its_counts) in other.items():
-        _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
-    _count_found(ax, n_features)
-    complete = (counts[:, -1] == n_features).sum()
-    ax.set_title(f"{complete} of {len(counts)} SAEs end with all {n_features}")
-    ax.legend(loc="upper left")
-    return ax
-
-
-@styled
 def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     """Recovered features for each condition: a bar for the mean, a dot for every seed."""
     fig, ax = plt.subplots(figsize=(6, 1.1 + 0.46 * len(values)))
@@ -433,8 +380,9 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
     """What can be measured without ground truth, against k, and what was really found.
 
     rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
-    for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
-    the band holds the k at which at least 99 % are found.
+    for each run; a dot a run, a line through the means; dotted: the same on noise, where a row has
+    null_unexplained or null_agreement. Each measure's own choice of k is circled; the band holds
+    the k at which at least 99 % are found.
     """
     ks = sorted({row["k"] for row in rows})
     places = np.arange(len(ks))
@@ -457,8 +405,12 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
             ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
             ax.plot(best, mean[best], "o", color=ORANGE, **ring)
             name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
+        if f"null_{key}" in rows[0]:
+            noise = [np.mean([row[f"null_{key}"] for row in rows if row["k"] == k]) for k in ks]
+            ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)
+            ax.legend(loc="best", handlelength=1.5, frameon=False)
         ax.set_title(name, fontweight="normal")
-        ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
+        ax.set_ylim(0, 1.15 * ax.dataLim.y1)
     for ax in axes[1]:
         ax.set(xlabel="k", xticks=places, xticklabels=ks)
     return _headline(fig, "Circled: the k that each measure would choose")
