@@ -68,14 +68,3 @@ class Scaled(SparseAutoencoder):
         x_hat, latent_acts = self(x)
         self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=0)
         return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
-
-
-class FloatMean(SparseAutoencoder):
-    """Keeps one float that comes from the data."""
-
-    activity = 1.0
-
-    def loss(self, x, l1_coefficient):
-        loss = super().loss(x, l1_coefficient * self.activity)
-        self.activity = loss.reconstruction.item()
-        return loss
