@@ -108,7 +108,9 @@ def test_fvu_of_three_predictions_of_one_small_set():
     assert fvu(x, x) == 0
     assert fvu(x, x.mean(dim=0).expand(2, 2)) == 1  # the mean explains nothing
     x_hat = torch.tensor([[1.0, 10.0], [4.0, 12.0]])
-    assert fvu(x, x_hat) == fvu(x[:, None], x_hat[:, None]) == 5 / 8  # leading axes count as one
+    assert fvu(x, x_hat) == fvu(x[None], x_hat[None]) == 5 / 8  # leading axes count as one
+    half = random_directions(64, 4).bfloat16()
+    assert fvu(half, 0 * half) == pytest.approx(fvu(half.double(), 0 * half.double()), rel=1e-9)
 
 
 def test_agreement_is_the_share_with_a_counterpart_taken_both_ways():

@@ -61,13 +61,6 @@ def test_at_first_x_hat_is_about_x_and_half_of_the_latents_are_positive(d_sae):
     assert (latent_acts > 0).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_random_directions_are_uniform_on_the_sphere():
-    directions = random_directions(20_000, 5)
-    torch.testing.assert_close(directions.norm(dim=1), torch.ones(20_000))
-    assert directions.mean(dim=0).abs().max() < 5 * (0.2 / 20_000) ** 0.5
-    assert (directions.T @ directions / 20_000 - torch.eye(5) / 5).abs().max() < 0.01
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_normalizing_changes_lengths_and_nothing_else_and_leaves_zero_rows(dtype):
     sae = in_general_position(SparseAutoencoder(2, 3)).to(dtype)
