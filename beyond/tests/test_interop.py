@@ -1,6 +1,5 @@
 """What is written for other tools and read back: the same numbers there and here."""
 
-
 import pytest
 import sae_lens
 import torch
