@@ -250,6 +250,7 @@ CHANGED = "Latents that were alive were changed too"
         (functools.partial(revive, same=True), "do not find all: .* a direction of its own"),
         (functools.partial(revive, loud=True), "do not find all: .* Too loud"),
         (and_then(lambda sae: sae.W_enc.data.mul_(1.01)), CHANGED),
+        (and_then(lambda sae: sae.b_enc.data.zero_(), from_call=2), CHANGED),
         (and_then(lambda sae: sae.W_dec.data.neg_(), from_call=2), CHANGED),
         (lambda sae, x: sae.b_enc.data.fill_(math.nan), "NaN or infinite"),
         (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad"),
