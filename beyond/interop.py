@@ -71,8 +71,7 @@ def export_to_saelens(
     what they write into the raw activation. Of TopK the same k are kept.
     metadata: for SAELens's field of that name, such as model_name, hook_name, dataset_path.
     Before anything is written, raises ValueError if scale is not above 0 or metadata is nothing
-    that JSON holds; FileExistsError if a file of an SAE is there already, unless overwrite=True;
-    and as `save_sae` does.
+    that JSON holds, and as `save_sae` does.
     """
     folder, metadata = Path(folder), metadata or {}
     if not 0 < scale < float("inf"):
@@ -81,11 +80,6 @@ def export_to_saelens(
         json.dumps(metadata)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata: expected what JSON can hold, got {error}.") from error
-    there = [name for name in ("cfg.json", "sae_weights.safetensors") if (folder / name).exists()]
-    if there and not overwrite:
-        raise FileExistsError(
-            f"{folder} holds {' and '.join(there)} already; pass overwrite=True to replace it."
-        )
     with tempfile.TemporaryDirectory() as copy:  # as a file, which refuses what it cannot carry
         save_sae(sae, copy)
         raw = load_sae(copy).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The page and the slides: `jupyter nbconvert --config docs/nbconvert_config.py --to html` (slides).
+"""The page and the slides: `jupyter nbconvert --config docs/nbconvert_config.py --to html`.
 
 Each is one file that needs no network: formulas become MathML here, which browsers draw by
 themselves, and the slides carry reveal.js (`npm install --no-save reveal.js@6.0.2` brings it).
@@ -34,7 +34,7 @@ def markdown2html(source: str) -> str:
 
 
 def title(nb) -> str:
-    return re.search(r"(?m)^# (.*)", nb.cells[0].source)[1]
+    return "".join(re.findall(r"(?m)^# (.*)", nb.cells[0].source)[:1])
 
 
 c = get_config()  # noqa: F821

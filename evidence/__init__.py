@@ -1,1 +1,1 @@
-"""Experiments too long for the notebook, kept with their data. `python -m experiments.run`."""
+"""Experiments too long for the notebooks, kept with their data. README.md says how to run them."""

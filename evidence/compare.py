@@ -193,8 +193,8 @@ def step_for_step(x, rounds: int, n_steps: int) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     quick = "--quick" in sys.argv
-    models = [sae_lib.ToyModel(seed=seed) for seed in range(1_000, 1_002 if quick else 1_012)]
+    models = [sae_lib.ToyModel(seed=seed) for seed in range(1_000, 1_002 if quick else 1_008)]
     sae_lib.train_toy_models(models)
     pools = [data(model, 100_000, model.seed)[1] for model in models]
-    print(step_for_step(pools[0], *((2, 50) if quick else (15, 300))), flush=True)
+    print(step_for_step(pools[0], *((2, 50) if quick else (9, 300))), flush=True)
     print(f"\n{to_the_goal(models, pools)}")

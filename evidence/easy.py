@@ -60,14 +60,8 @@ def spliced(
     live, before = sae.W_dec[fires(acts).any(dim=0)], model.decode(x).mean(dim=0)
     moved = torch.stack([model.decode(x + 0.5 * d).mean(dim=0) - before for d in live])
     row["outputs moved"] = float((moved.abs() > 0.05).sum(dim=1).float().mean())
-    strengths = features * model.feature_directions.norm(dim=1)
     matches = match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions))
-    fired, is_on = fires(acts).float(), fires(strengths).float()
-    both = 2 * (fired.T @ is_on) / (fired.sum(dim=0)[:, None] + is_on.sum(dim=0))
-    row |= {"mean cosine": matches.cosine.mean(), "lowest cosine": matches.cosine.min()}
-    own = both[matches.latent, range(len(matches.latent))]  # 0 / 0 for a latent that never fires
-    row |= {"f1": float(own.nan_to_num().mean())}
-    return row | {"best f1": float(both.max(dim=0).values.mean())}
+    return row | {"mean cosine": matches.cosine.mean()}
 
 
 def splice() -> Iterator[dict]:

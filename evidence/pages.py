@@ -112,12 +112,12 @@ def switch() -> str:
 
 
 def patience() -> str:
-    groups = {f"{batches:,}": group for (batches,), group in pooled("patience").items()}
+    groups = {f"{n:,}": group for (n,), group in pooled("patience", "looked at").items()}
     for group in groups.values():
         found = group["recovered"]
         group["most"], group["none"] = np.array([found.max()]), found == 0
     columns = {"found of 10, mean": ("recovered", ".1f"), "most in one run": ("most", ".0f")}
-    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f"), "error": ("error", ".0e")}
+    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f")}
     return summary(groups, columns, "batches at λ = 0") + "\n\n" + made_by("patience")
 
 

@@ -88,10 +88,14 @@ def table() -> str:
     lines = []
     for d_sae, edition in sorted({key[:2] for key in counts}):
         cells = [counts.get((d_sae, edition, recipe)) for recipe in RECIPES]
-        cells = [f"{c[0]:,} of {c[1]:,}, lowest {c[2]:.4f}" if c else "" for c in cells]
+        cells = [f"{c[0]:,} of {c[1]:,}, lowest {least(c[2])}" if c else "" for c in cells]
         lines.append([d_sae, edition, *cells])
     header = ["latents", "edition", "a price that falls", "constant price", "constant, λ = 0.003"]
     return markdown(header, lines)
+
+
+def least(cosine: float) -> str:
+    return "above 0.9999" if cosine == 1 else f"{cosine:.4f}"
 
 
 def main() -> None:

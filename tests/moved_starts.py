@@ -23,14 +23,15 @@ from tools.run_notebook import LESSONS
 
 
 def move_starts(seed: int) -> None:
-    """From now on what torch.randn draws is moved by one part in a million."""
+    """From now on what torch.randn draws is moved by one part in a million, alike each time."""
     import torch
 
-    randn, noise = torch.randn, torch.Generator().manual_seed(seed)
+    randn = torch.randn
 
     def moved(*size, **options):
         drawn = randn(*size, **options)
-        return drawn * (1 + 1e-6 * randn(drawn.shape, generator=noise)).to(drawn)
+        noise = randn(drawn.shape, generator=torch.Generator().manual_seed(seed))
+        return drawn * (1 + 1e-6 * noise).to(drawn)
 
     torch.randn = moved
 
@@ -50,7 +51,8 @@ def spread(cell: nbformat.NotebookNode, texts: list[str]) -> list[str]:
         came = [value(re.findall(NUMBER, text)[i]) for text in same] or [value(number[0])]
         change = max(abs(x - value(number[0])) for x in came)
         ends = {end: word for word in declared(cell) for _, end in places(word, saved)}
-        word = ends.get(number.end(), f"NOT DECLARED: {saved[: number.start()].strip()[-25:]}")
+        line = saved[: number.start()].rpartition("\n")[2]
+        word = ends.get(number.end(), f"NOT DECLARED: {line[-30:]}")
         if change or number.end() in ends:
             rows.setdefault(word, []).append((change, number[0], min(came), max(came)))
     for word, numbers in rows.items():

@@ -9,14 +9,26 @@ import pytest
 import torch
 
 from evidence import crowded, failures, seeds
-from evidence.common import CROWDED, DATA, load, pooled, rounded, run, scores, toy_models, trained
+from evidence.common import (
+    CROWDED,
+    DATA,
+    load,
+    orthogonal_models,
+    pooled,
+    rounded,
+    run,
+    scores,
+    toy_models,
+    trained,
+)
 from evidence.run import EXPERIMENTS, page, table
 
 DOCS = (Path(__file__).parents[1] / "docs" / "evidence.md").read_text(encoding="utf-8")
 
 
 def test_every_experiment_has_its_data_and_only_those():
-    assert sorted(EXPERIMENTS) == sorted({p.stem for p in DATA.glob("*.json")} - {"seeds"})
+    others = {"seeds", "glimpses"}
+    assert sorted(EXPERIMENTS) == sorted({p.stem for p in DATA.glob("*.json")} - others)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -83,7 +95,7 @@ def test_the_costs_follow_from_error_and_activity_and_are_even_where_the_page_sa
 
 def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
     def tiny():
-        models = toy_models(4, 2, 0.9)
+        models = orthogonal_models(4, 0.9)
         saes = trained(models, 8, l1=0.01, seeds=range(2), n_steps=2, batch_size=8)
         yield from scores(models, saes, crowded.spares, l1=0.01)
 
@@ -95,7 +107,7 @@ def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
 def test_what_choosing_k_measures():
     rows = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 1.0]])
     assert failures.mean_abs_cosine(rows) == pytest.approx(1 / 3)  # of three pairs one is parallel
-    (model, *_) = toy_models(15, 5, 0.95).values()
+    (model, *_) = orthogonal_models(5, 0.9).values()
     noise, x = failures.gaussian(model, 20_000, 3), model.encode(model.sample_features(20_000)).T
     assert torch.allclose(noise.mean(dim=0), x.mean(dim=1), atol=0.01)
     assert torch.allclose(noise.T.cov(), x.cov(), atol=0.005)

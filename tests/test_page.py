@@ -17,7 +17,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # what a slide holds that its window of 1280 by 720 cuts, or that is too small to be seen
-CUT = """() => [...Reveal.getCurrentSlide().querySelectorAll("h1, h2, h3, p, li, pre, td, img, iframe")]
+CUT = """() => [...Reveal.getCurrentSlide().querySelectorAll("h1,h2,h3,p,li,pre,td,img,iframe")]
   .filter((e) => !e.closest("aside") && e.getClientRects().length)
   .map((e) => [e, e.getBoundingClientRect()])
   .filter(([e, box]) => box.left < 0 || box.top < 0 || box.right > innerWidth + 1
@@ -61,9 +61,8 @@ def test_at_most_25_slides_each_with_one_title_one_figure_and_40_words():
     for slide in shown:
         text = "\n".join(cell.source for cell in slide if cell.cell_type == "markdown")
         pictures = len(re.findall(r"!\[|<img", text))
-        pictures += sum(
-            "image/png" in o.get("data", {}) for c in slide for o in c.get("outputs", [])
-        )
+        outputs = [output for cell in slide for output in cell.get("outputs", [])]
+        pictures += sum("image/png" in output.get("data", {}) for output in outputs)
         text = re.sub(r"(?s)\$\$.*?\$\$|<!--.*?-->|<img.*?>|!\[.*?\)", "", text)
         titles = re.findall(r"(?m)^#+ .*", text)
         words = re.sub(r"(?m)^#+ .*", "", text).split()

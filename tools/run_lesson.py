@@ -21,7 +21,7 @@ from tools.run_notebook import LESSONS, ROOT, execute, verdict
 
 def write_page(notebook: nbformat.NotebookNode, page: Path) -> None:
     """The notebook as HTML; a page of that name that was not made from a notebook stays."""
-    if page.exists() and "jp-Notebook" not in page.read_text(encoding="utf-8", errors="replace"):
+    if page.exists() and "jp-Cell" not in page.read_text(encoding="utf-8", errors="replace"):
         raise FileExistsError(f"{page} is there, and was not made from a notebook")
     config = PyFileConfigLoader(str(ROOT / "docs" / "nbconvert_config.py")).load_config()
     page.write_text(HTMLExporter(config=config).from_notebook_node(notebook)[0], encoding="utf-8")
@@ -57,13 +57,13 @@ def run_lesson(path: Path) -> str:
     return failure
 
 
-def main() -> int:
+def main(*names: str) -> int:
     sys.stdout.reconfigure(errors="replace")  # the verdict holds a λ, which not every console can
-    paths = [Path(name).resolve() for name in sys.argv[1:]] or LESSONS[:1]
+    paths = [Path(name).resolve() for name in names] or LESSONS[:1]
     failures = [failure for path in paths if (failure := run_lesson(path))]
     print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -14,9 +14,23 @@ from beyond.real_model.texts import film_texts, word_lists
 from beyond.real_model.train import SoftFrozen, TopK, look_alike, train
 
 # Spanish and Portuguese: 26 of the page's texts are in these, and none in French
-FOREIGN = frozenset(
-    ["de", "la", "que", "una", "un", "para", "por", "el", "los", "las", "del", "y", "es", "se", "su", "uma", "um", "não", "em", "o", "e", "da", "ao", "mais"]
-)
+FOREIGN = {
+    "de",
+    "la",
+    "que",
+    "una",
+    "un",
+    "para",
+    "por",
+    "el",
+    "los",
+    "las",
+    "del",
+    "y",
+    "es",
+    "se",
+}
+FOREIGN |= {"su", "uma", "um", "não", "em", "o", "e", "da", "ao", "mais"}
 
 
 class Study:

@@ -42,6 +42,6 @@ def show_verdict(history: TrainingHistory, toy_model: ToyModel, at: float = 0.99
     big = (
         '<div style="margin:.5em 0"><div style="font-size:2.6em;font-weight:700;line-height:1.2">'
         f'{headline}</div><div style="font-size:1.25em;margin:.3em 0 .6em">{facts[0]}'
-        f'<br>{facts[1]}</div><div style="opacity:.75">{small}</div></div>'
+        f'<br>{facts[1]}</div><div style="opacity:.75;font-size:.85em">{small}</div></div>'
     )
     display({"text/html": big, "text/plain": said}, raw=True)
