@@ -9,10 +9,12 @@ with a sentence, if anything is not as it should be. Not collected by pytest.
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sae_lib.lesson import playground
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
