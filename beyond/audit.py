@@ -214,26 +214,22 @@ def shuffled(x: torch.Tensor, seed: int) -> torch.Tensor:
 # --- training -----------------------------------------------------------------------------
 
 
-def plan(
-    train: torch.Tensor, ks: list[int], n_steps: int | None, minutes: float
-) -> tuple[dict, list[str]]:
+def plan(train: torch.Tensor, ks: list[int], n_steps: int | None, minutes: float) -> tuple:
     """The settings of `compare`, and what the time is too short for, in words."""
     d_in, every, decide = train.shape[1], list(KINDS), list(KINDS)[:2]
-    less = [(4, every, ks), (2, every, ks), (2, decide, ks), (2, decide, ks[::2])]
-    for width, kinds, some in [*less, (2, decide, ks[len(ks) // 2 :][:1])]:
-        if n_steps:
-            break
+    d_sae = 4 * d_in if d_in <= 64 else 2 * d_in
+    step = 0 if n_steps else seconds_a_step(train, d_sae, max(ks))
+    for kinds, some in [(every, ks), (decide, ks), (decide, ks[::2]), (decide, ks[-1:])]:
         n_saes = len(some) * sum(KINDS[kind] for kind in kinds)
-        step = seconds_a_step(train, width * d_in, max(ks))
-        possible = int(0.7 * 60 * minutes / (n_saes * step))  # the rest is for measuring
-        if possible >= LEAST_STEPS:
+        steps = n_steps or int(0.7 * 60 * minutes / (n_saes * step))  # the rest is for measuring
+        if n_steps or steps >= LEAST_STEPS:
             break
-    steps = n_steps or max(1, min(possible, MOST_STEPS))
+    steps = n_steps or max(1, min(steps, MOST_STEPS))
     left_out = [f"k = {k}" for k in ks if k not in some]
     left_out += [f'the control "{kind}"' for kind in every if kind not in kinds]
-    left_out += ["SAEs four times as wide as the data"] if width < 4 else []
-    left_out += [f"batches {steps + 1:,} to {LEAST_STEPS:,}"] if steps < LEAST_STEPS else []
-    return {"ks": some, "d_sae": width * d_in, "kinds": kinds, "n_steps": steps}, left_out
+    if not n_steps and steps < LEAST_STEPS:
+        left_out.append(f"batches {steps + 1:,} to {LEAST_STEPS:,}")
+    return {"ks": some, "d_sae": d_sae, "kinds": kinds, "n_steps": steps}, left_out
 
 
 def seconds_a_step(train: torch.Tensor, d_sae: int, k: int) -> float:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ LOOKS = {
     "data": ("your data", "#0b5fa5", "-"),
     "look-alike": ("Gaussian look-alike", "#c4500a", "-"),
     "shuffled": ("columns shuffled", "#777777", "--"),
-    "frozen decoder": ("frozen random decoder", "#777777", ":"),
+    "frozen decoder": ("frozen decoder", "#777777", ":"),
     "PCA": ("PCA", "#7a4fa3", "--"),
     "k-means": ("k-means", "#7a4fa3", ":"),
 }
@@ -33,13 +34,14 @@ tr.head th { padding: .7rem 0 .2rem; border-bottom: 1px solid #bbb; }
 .latent ol { margin: 0; padding-left: 1.4rem; overflow-wrap: anywhere; font-size: .92rem; }
 .note { color: #555; font-size: .9rem; }
 @media print { body { font-size: 10.5pt; margin: 0; max-width: none; } @page { margin: 16mm; }
-  .plots { grid-template-columns: repeat(3, 1fr); } h2 { break-after: avoid; } }
+  .plots { grid-template-columns: repeat(3, 1fr); } h2 { break-after: avoid; }
+  table { break-inside: avoid; } .latents { columns: 2; font-size: 9pt; } }
 """
 
 
 def percent(share: float) -> str:
-    """0.134 -> "13 %", 0.0041 -> "0.4 %"."""
-    return f"{100 * share:.{1 if 0.0005 <= share < 0.0095 else 0}f} %"
+    """0.134 -> "13 %", 0.0041 -> "0.4 %", with a space that no line breaks at."""
+    return f"{100 * share:.{1 if 0.0005 <= share < 0.0095 else 0}f}\N{NO-BREAK SPACE}%"
 
 
 def verdict(table: dict[int, dict], k: int, less_left: bool, more_again: bool) -> str:
@@ -116,7 +118,7 @@ found the features. PCA and k-means tell you what you get without an SAE.</p>
 <h2>{len(audit.latents)} latents, drawn at random</h2>
 <p>They come from the SAE with k = {audit.k}, the one in the folder. Each shows the rows on which it
 fires most. Nobody picked them, so judge the SAE by these.</p>
-{"".join(map(one_latent, audit.latents))}
+<div class="latents">{"".join(map(one_latent, audit.latents))}</div>
 </body></html>
 """
 
@@ -125,11 +127,11 @@ def plots(table: dict[int, dict]) -> list[str]:
     decide = ("data", "look-alike")
     return [
         plot(table, "unexplained", decide, "Left unexplained", "Lower is better. This decides."),
-        plot(table, "again", decide, "Found again", "Directions both seeds have. This decides."),
+        plot(table, "again", decide, "Found again", "By the other seed. This decides."),
         plot(table, "unexplained", LOOKS, "Against every control", "Left unexplained, again."),
-        plot(table, "l0", decide, "L0", "Latents that fire on a row: k at most."),
+        plot(table, "l0", decide, "L0", "Latents that fire on a row."),
         plot(table, "dead", decide, "Dead latents", "Share that never fires."),
-        plot(table, "cosine", decide, "Mean |cosine|", "Of two decoder rows: low is distinct."),
+        plot(table, "cosine", decide, "Mean |cosine|", "Between two decoder rows."),
     ]
 
 
@@ -181,7 +183,9 @@ def numbers(table: dict[int, dict], n_centres: int) -> str:
         lines.append(f'<tr class="head"><th colspan="{1 + len(table)}">{title}</th></tr>')
         for kind in kinds:
             rows = [row[kind] for row in table.values() if kind in row]
-            cells = [", ".join(map(words, np.atleast_1d(row[name]))) for row in rows]
+            # seeds side by side where their spread matters
+            both = [row[name] if name == "unexplained" else [np.mean(row[name])] for row in rows]
+            cells = [", ".join(map(words, seeds)) for seeds in both]
             if cells:
                 cells = "".join(f"<td>{cell}</td>" for cell in cells)
                 lines.append(f"<tr><td>{rest.get(kind, LOOKS[kind][0])}</td>{cells}</tr>")
@@ -193,5 +197,6 @@ def one_latent(latent: dict) -> str:
     head = f"<b>Latent {latent['latent']:,} fires on {percent(latent['fires'])} of the rows</b>"
     if latent["top"] == latent["rows"]:
         return f'<div class="latent">{head}Rows {", ".join(map(str, latent["top"]))}</div>'
-    rows = "".join(f"<li>{html.escape(words)}</li>" for words in latent["top"])
+    short = (shorten(words, 160, placeholder=" …") for words in latent["top"])
+    rows = "".join(f"<li>{html.escape(words)}</li>" for words in short)
     return f'<div class="latent">{head}<ol>{rows}</ol></div>'

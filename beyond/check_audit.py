@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from beyond.audit import (
@@ -105,34 +106,30 @@ def ring(seed: int, rng: torch.Generator):
     return x + 0.1 * torch.randn(N_ROWS, 10, generator=rng), None
 
 
-# name: (the matrix, ks, is it structure beyond covariance: True, False, or None, "see the text")
+# name: (the matrix, ks)
 CASES = {
-    "10 in 5": (toy(10, 5, 0.9), (1, 2), True),
-    "15 in 5": (toy(15, 5, 0.95), (1, 2), True),
-    "100 in 30": (toy(100, 30, 0.95), (2, 4), True),
-    "10 in 5, one implies another": (toy(10, 5, 0.9, implied), (1, 2), True),
-    "100 in 30, most are rare": (toy(100, 30, 0.95, rare), (2, 4), True),
-    "20 in 20, five on, k = 3": (five_of_twenty, (3,), None),
-    "10 in 5, coordinates shuffled": (shuffled_10_in_5, (1, 2), None),
-    "skewed coordinates": (skewed, (1, 2), None),
-    "a ring": (ring, (1, 2), None),
-    "noise, heavy-tailed": (heavy_tailed, (1, 2), None),
-    "noise of rank 3 in 10": (noise(10, rank=3), (1, 2), None),
+    "10 in 5": (toy(10, 5, 0.9), (1, 2)),
+    "15 in 5": (toy(15, 5, 0.95), (1, 2)),
+    "100 in 30": (toy(100, 30, 0.95), (2, 4)),
+    "10 in 5, one implies another": (toy(10, 5, 0.9, implied), (1, 2)),
+    "100 in 30, most are rare": (toy(100, 30, 0.95, rare), (2, 4)),
+    "20 in 20, five on, k = 3": (five_of_twenty, (3,)),
+    "10 in 5, coordinates shuffled": (shuffled_10_in_5, (1, 2)),
+    "skewed coordinates": (skewed, (1, 2)),
+    "a ring": (ring, (1, 2)),
+    "noise, heavy-tailed": (heavy_tailed, (1, 2)),
+    "noise of rank 3 in 10": (noise(10, rank=3), (1, 2)),
 }
 for d, ks in ((5, (1, 2)), (10, (1, 2)), (20, (2, 4))):
-    CASES[f"noise in {d}, isotropic"] = (noise(d), ks, False)
-    CASES[f"noise in {d}, correlated"] = (noise(d, correlated=True), ks, False)
-    CASES[f"noise in {d}, lengths vary"] = (noise(d, lengths=True), ks, False)
-CASES["noise in 20, correlated, lengths vary"] = (
-    noise(20, correlated=True, lengths=True),
-    (2, 4),
-    False,
-)
+    CASES[f"noise in {d}, isotropic"] = (noise(d), ks)
+    CASES[f"noise in {d}, correlated"] = (noise(d, correlated=True), ks)
+    CASES[f"noise in {d}, lengths vary"] = (noise(d, lengths=True), ks)
+CASES["noise in 20, correlated, lengths vary"] = noise(20, correlated=True, lengths=True), (2, 4)
 
 
 def check(name: str) -> list[dict]:
     """One line for each seed. As `compare` trains them, but all seeds at once."""
-    case, ks, _ = CASES[name]
+    case, ks = CASES[name]
     matrices = [case(seed, torch.Generator().manual_seed(seed)) for seed in range(N_SEEDS)]
     pools, tables, taken = [], [{} for _ in matrices], [{} for _ in matrices]
     for seed, (raw, _) in enumerate(matrices):
@@ -161,7 +158,7 @@ def check(name: str) -> list[dict]:
     lines = []
     for seed, (table, (_, truth)) in enumerate(zip(tables, matrices, strict=True)):
         k = best_k(table)
-        line = {"case": name, "seed": seed, "better": better(table[k]), "k": k}
+        line = {"case": name, "seed": seed, "structure": all(better(table[k])), "k": k}
         if truth is not None:
             found = recovered(taken[seed][k].W_dec.detach(), truth)
             line |= {"found": found, "features": len(truth)}
@@ -174,8 +171,34 @@ def check(name: str) -> list[dict]:
     return lines
 
 
+def table() -> str:
+    """The stored lines as a Markdown table: means over the seeds, at the k that was chosen."""
+    lines = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        "| | says structure | left unexplained, look-alike | found again, look-alike | found |",
+        "|---|---|---|---|---|",
+    ]
+    for name in CASES:
+        of_case = [line for line in lines if line["case"] == name]
+        cells = [f"{sum(line['structure'] for line in of_case)} of {len(of_case)}"]
+        at_k = [[line[kind][str(line["k"])] for kind in ("data", "look-alike")] for line in of_case]
+        seeds = np.array(at_k)  # (seed, kind, (unexplained, unexplained, again))
+        left, again = seeds[:, :, :2].mean(axis=(0, 2)), seeds[:, :, 2].mean(axis=0)
+        cells += [
+            f"{left[0]:.2f}, {left[1]:.2f}",
+            f"{100 * again[0]:.0f} %, {100 * again[1]:.0f} %",
+        ]
+        found = [line["found"] for line in of_case if "found" in line]
+        cells.append(f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["table"]:
+        sys.exit(print(table()))
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or CASES:
-        with LINES.open("a") as file:
+    LINES.unlink(missing_ok=True)
+    for name in CASES:
+        with LINES.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in check(name))

@@ -280,6 +280,9 @@ def test_choosing_k_circles_what_each_measure_would_choose_and_says_whether_it_i
     for ax in (found, error, agreed, cosine):
         assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0.5, 1), (1.5, 1)]
     assert list(error.lines[-2].get_ydata()) == pytest.approx([0.5, 0.3, 0.2, 0.1])  # means
+    rows = [row | {"null_agreement": row["k"] / 10} for row in rows]
+    agreed = plots.plot_choosing_k(rows).axes[2]
+    assert agreed.lines[-1].get_ydata().tolist() == [0.3, 0.5, 0.7, 0.9] and agreed.get_legend()
 
 
 def test_shares_are_rounded_down_in_a_map_and_in_what_is_said_up_to_two_features_a_dimension():

@@ -99,9 +99,9 @@ def test_a_short_time_leaves_out_what_it_names(monkeypatch):
     monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: d_sae / 1_000)
     train, ks = torch.zeros(10, 8), [1, 2, 4]
     assert plan(train, ks, None, 1_000)[1] == []
-    settings, left_out = plan(train, ks, None, 1)
-    assert settings["ks"] == [2] and settings["d_sae"] == 16 and settings["n_steps"] == 656
-    assert "k = 1" in left_out and 'the control "shuffled"' in left_out
+    settings, left_out = plan(train, ks, None, 2)
+    assert settings["ks"] == [4] and settings["n_steps"] == 656
+    assert left_out == ["k = 1", "k = 2", 'the control "shuffled"', 'the control "frozen decoder"']
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.zeros(200, 4), "x.csv"])

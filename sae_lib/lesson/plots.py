@@ -380,8 +380,9 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
     """What can be measured without ground truth, against k, and what was really found.
 
     rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
-    for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
-    the band holds the k at which at least 99 % are found.
+    for each run; a dot a run, a line through the means; dotted: the same on noise, where a row has
+    null_unexplained or null_agreement. Each measure's own choice of k is circled; the band holds
+    the k at which at least 99 % are found.
     """
     ks = sorted({row["k"] for row in rows})
     places = np.arange(len(ks))
@@ -404,8 +405,12 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
             ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
             ax.plot(best, mean[best], "o", color=ORANGE, **ring)
             name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
+        if f"null_{key}" in rows[0]:
+            noise = [np.mean([row[f"null_{key}"] for row in rows if row["k"] == k]) for k in ks]
+            ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)
+            ax.legend(loc="best", handlelength=1.5, frameon=False)
         ax.set_title(name, fontweight="normal")
-        ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
+        ax.set_ylim(0, 1.15 * ax.dataLim.y1)
     for ax in axes[1]:
         ax.set(xlabel="k", xticks=places, xticklabels=ks)
     return _headline(fig, "Circled: the k that each measure would choose")
