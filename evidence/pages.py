@@ -276,7 +276,7 @@ def rare() -> str:
 
 
 def choosing_k() -> str:
-    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean |cosine|"}
+    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean abs cosine"}
     names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
     rows = []  # for each case, k and toy model the means over its SAEs
     for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
