@@ -25,7 +25,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-from beyond.audit_page import page, percent
+from beyond.audit_page import page, verdict
 from beyond.interop import export_to_saelens
 from sae_lib import (
     TopKSparseAutoencoder,
@@ -41,7 +41,7 @@ from sae_lib.metrics import FIRES
 from sae_lib.saving import load_sae
 
 FAR = 10  # a row so many times as far from the centre as the median row is dropped
-LEAST_STEPS, MOST_STEPS, BATCH_SIZE = 400, 1_500, 512
+LEAST_STEPS, MOST_STEPS = 500, 3_000
 # What is trained at each k, and on how many seeds. The first two decide; the rest is shown.
 KINDS = {"data": 2, "look-alike": 2, "shuffled": 1, "frozen decoder": 1}
 MARGIN = 0.1  # "better" is at least so much less unexplained, and so much more found again
@@ -51,23 +51,29 @@ MARGIN = 0.1  # "better" is at least so much less unexplained, and so much more 
 class Audit:
     """What `audit` found.
 
-    structure, verdict: whether there is sparse structure beyond covariance, and that in words.
-    table: {k: {kind: what `measure` saw}}. k: the one whose SAE is taken along.
-    sae: that SAE, for raw activations; it was trained on (x - mean) / scale, mean (d_in,).
-    looks: what was seen and dropped, a sentence each. settings: what was trained and left out.
+    better: does the SAE beat the look-alike in what is left unexplained, and in what two seeds
+    find again? verdict: that in words. k: the one at which it does best, whose SAE is kept.
+    table: {k: {kind: what `measure` saw}}. looks: what was seen and dropped, a sentence each.
+    settings: what was trained, and what was left out.
+    sae: for raw activations; it was trained on (x - mean) / scale, mean (d_in,).
     latents: twenty of those that fire, drawn at random, with their top rows.
     """
 
-    structure: bool
+    better: tuple[bool, bool]
     verdict: str
     k: int
     table: dict[int, dict[str, dict]]
+    looks: list[str]
+    settings: dict
     sae: TopKSparseAutoencoder
     mean: torch.Tensor
     scale: float
-    looks: list[str]
-    settings: dict
     latents: list[dict]
+
+    @property
+    def structure(self) -> bool:
+        """Is there sparse structure beyond covariance? Both, at the same k, or it is not shown."""
+        return all(self.better)
 
     def _repr_html_(self) -> str:
         frame = 'style="width: 100%; height: 900px; border: 0"'
@@ -91,7 +97,7 @@ def audit(
     left unexplained and in how much two seeds find again, by more than `better` asks for.
     labels: a word or a text for each row. ks: how many latents may fire; by default up to four
     powers of two, to d_in / 4 and to 64. n_steps: by default what fits into `minutes`, up to
-    1,500; if given, the time is not limited. All threads of the processor are used.
+    3,000; if given, the time is not limited. All threads of the processor are used.
     Raises TypeError or ValueError if activations, labels or ks cannot be used.
     """
     started = time.perf_counter()
@@ -107,21 +113,30 @@ def audit(
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() if d_in > 64 else 1)  # small ones lose by sharing out
     try:
-        settings = plan(train, ks, n_steps, minutes) | {"seed": seed}
-        left_out = settings.pop("left out")
-        table, saes = compare(train, held_out, **settings)
-        rivals(train, held_out, table, n_atoms=settings["d_sae"])
+        settings, left_out = plan(train, ks, n_steps, minutes)
+        table, saes = compare(train, held_out, **settings, seed=seed)
+        settings |= {"seed": seed, "left out": left_out}
+        settings["centres"] = rivals(train, held_out, table, settings["d_sae"])
     finally:
         torch.set_num_threads(threads)
-    k, structure, verdict = judge(table)
+    k = best_k(table)
     export_to_saelens(saes[k], Path(folder, "sae"), mean=mean, scale=scale, overwrite=True)
     sae = load_sae(Path(folder, "sae"))
-    latents = top_rows(sae, scale, raw, kept, labels, seed)
-    settings |= {"left out": left_out, "rows": len(train), "rows held out": len(held_out)}
+    settings |= {"rows": len(train), "rows held out": len(held_out)}
     settings["minutes"] = round((time.perf_counter() - started) / 60, 1)
-    result = Audit(structure, verdict, k, table, sae, mean, scale, looks, settings, latents)
-    numbers = {name: value for name, value in vars(result).items() if name != "sae"}
-    numbers["mean"] = mean.tolist()
+    result = Audit(
+        better=better(table[k]),
+        verdict=verdict(table, k, *better(table[k])),
+        k=k,
+        table=table,
+        looks=looks,
+        settings=settings,
+        sae=sae,
+        mean=mean,
+        scale=scale,
+        latents=top_rows(sae, scale, raw, kept, labels, seed),
+    )
+    numbers = vars(result) | {"sae": "sae/", "mean": mean.tolist()}
     Path(folder, "audit.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     Path(folder, "page.html").write_text(page(result), encoding="utf-8")
     return result
@@ -199,25 +214,22 @@ def shuffled(x: torch.Tensor, seed: int) -> torch.Tensor:
 # --- training -----------------------------------------------------------------------------
 
 
-def plan(train: torch.Tensor, ks: list[int], n_steps: int | None, minutes: float) -> dict:
-    """The settings of `compare`, and what was left out because the time is too short for it."""
+def plan(train: torch.Tensor, ks: list[int], n_steps: int | None, minutes: float) -> tuple:
+    """The settings of `compare`, and what the time is too short for, in words."""
     d_in, every, decide = train.shape[1], list(KINDS), list(KINDS)[:2]
-    less = [(4, every, ks), (2, every, ks), (2, decide, ks), (2, decide, ks[::2])]
-    for width, kinds, some in [*less, (2, decide, ks[len(ks) // 2 :][:1])]:
-        if n_steps:
-            break
+    d_sae = 4 * d_in if d_in <= 64 else 2 * d_in
+    step = 0 if n_steps else seconds_a_step(train, d_sae, max(ks))
+    for kinds, some in [(every, ks), (decide, ks), (decide, ks[::2]), (decide, ks[-1:])]:
         n_saes = len(some) * sum(KINDS[kind] for kind in kinds)
-        seconds = n_saes * seconds_a_step(train, width * d_in, max(ks))
-        possible = int(0.7 * 60 * minutes / seconds)  # the rest of the time is for measuring
-        if possible >= LEAST_STEPS:
+        steps = n_steps or int(0.7 * 60 * minutes / (n_saes * step))  # the rest is for measuring
+        if n_steps or steps >= LEAST_STEPS:
             break
-    steps = n_steps or max(1, min(possible, MOST_STEPS))
+    steps = n_steps or max(1, min(steps, MOST_STEPS))
     left_out = [f"k = {k}" for k in ks if k not in some]
     left_out += [f'the control "{kind}"' for kind in every if kind not in kinds]
-    left_out += ["SAEs four times as wide as the data"] if width < 4 else []
-    left_out += [f"all but {steps} steps of at least {LEAST_STEPS}"] if steps < LEAST_STEPS else []
-    chosen = {"ks": some, "d_sae": width * d_in, "kinds": kinds, "n_steps": steps}
-    return chosen | {"left out": left_out}
+    if not n_steps and steps < LEAST_STEPS:
+        left_out.append(f"batches {steps + 1:,} to {LEAST_STEPS:,}")
+    return {"ks": some, "d_sae": d_sae, "kinds": kinds, "n_steps": steps}, left_out
 
 
 def seconds_a_step(train: torch.Tensor, d_sae: int, k: int) -> float:
@@ -228,11 +240,15 @@ def seconds_a_step(train: torch.Tensor, d_sae: int, k: int) -> float:
     return (time.perf_counter() - started) / 3
 
 
+def recipe(d_in: int) -> dict:
+    """Settings of `train_sae` for rows whose root mean square length is 1, in few steps."""
+    return {"batch_size": 256, "lr": min(0.03, 0.2 / d_in**0.5)}  # W_dec's entries: 1 / sqrt(d_in)
+
+
 def fit(sae: TopKSparseAutoencoder, train: torch.Tensor, n_steps: int, seed: int) -> None:
-    """train_sae for rows whose root mean square length is 1, in few steps, without its bar."""
-    lr = min(0.03, 0.2 / len(sae.b_dec) ** 0.5)  # an entry of a row of W_dec is 1 / sqrt(d_in)
+    """train_sae, without its own progress bar."""
     with contextlib.redirect_stdout(io.StringIO()):
-        train_sae(sae, train, n_steps=n_steps, batch_size=BATCH_SIZE, lr=lr, seed=seed, n_logged=2)
+        train_sae(sae, train, n_steps=n_steps, seed=seed, n_logged=2, **recipe(train.shape[1]))
 
 
 def compare(
@@ -272,17 +288,19 @@ def compare(
     return table, taken
 
 
-def rivals(train: torch.Tensor, held_out: torch.Tensor, table: dict, n_atoms: int) -> None:
-    """Add what PCA with k components and k-means with n_atoms centres leave, to each row."""
+def rivals(train: torch.Tensor, held_out: torch.Tensor, table: dict, n_atoms: int) -> int:
+    """Add to each k what PCA with k components and k-means leave. How many centres it had."""
     train, x = train[:20_000].numpy(), held_out.numpy()
-    pca = PCA(max(table)).fit(train)
-    k_means = MiniBatchKMeans(n_atoms, batch_size=4_096, n_init=1, random_state=0).fit(train)
-    nearest = k_means.cluster_centers_[k_means.predict(x)]
+    pca = PCA(min(max(table), len(train))).fit(train)
+    k_means = MiniBatchKMeans(min(n_atoms, len(train)), batch_size=4_096, n_init=1, random_state=0)
+    centres = k_means.fit(train).cluster_centers_
     for k, row in table.items():
         axes = pca.components_[:k]
-        x_hat = (x - pca.mean_) @ axes.T @ axes + pca.mean_
-        for name, rebuilt in (("PCA", x_hat), ("k-means", nearest)):
-            row[name] = {"unexplained": [fvu(held_out, torch.from_numpy(rebuilt))]}
+        rebuilt = {"PCA": (x - pca.mean_) @ axes.T @ axes + pca.mean_}
+        rebuilt["k-means"] = centres[k_means.predict(x)]
+        for kind, x_hat in rebuilt.items():
+            row[kind] = {"unexplained": [fvu(held_out, torch.from_numpy(x_hat))]}
+    return len(centres)
 
 
 # --- judging ------------------------------------------------------------------------------
@@ -301,35 +319,31 @@ def measure(saes: Sequence[TopKSparseAutoencoder], held_out: torch.Tensor) -> di
         x_hat, acts = sae(held_out)
         rate = fires(acts).float().mean(dim=0)
         live = live_directions(sae, held_out)
+        n = len(live)
+        total = cosine_similarity_matrix(live, live).abs().sum().item() if n else 0.0
         seen["unexplained"].append(fvu(held_out, x_hat))
         seen["l0"].append(l0(acts))
-        seen["dead"].append(1 - len(live) / len(rate))
-        seen["cosine"].append(mean_cosine(live))
-        often.append(sae.W_dec[rate >= 0.5 * sae.k / len(rate)].detach())
+        seen["dead"].append(1 - n / len(rate))
+        seen["cosine"].append((total - n) / max(1, n * (n - 1)))
+        often.append(sae.W_dec[rate >= 0.5 * sae.k / len(rate)])
     if len(saes) == 2:
-        if all(map(len, often)):
-            cosines = cosine_similarity_matrix(*often)
-            seen["nearest"] = torch.cat([cosines.amax(dim=0), cosines.amax(dim=1)]).tolist()
+        both = all(map(len, often))
+        cosines = cosine_similarity_matrix(*often) if both else torch.zeros(1, 1)
+        seen["nearest"] = torch.cat([cosines.amax(dim=0), cosines.amax(dim=1)]).tolist()
         seen["agreement"] = agreement(*often)
     return seen
 
 
-def mean_cosine(directions: torch.Tensor) -> float:
-    """Mean |cosine| of two different rows; nan if there are fewer than two."""
-    n = len(directions)
-    return (cosine_similarity_matrix(directions, directions).abs().sum().item() - n) / (n * (n - 1))
-
-
 def found_again(row: dict) -> None:
-    """Add `again` to both: the share of directions that the other seed has too.
+    """Turn `nearest` into `again`: the share of directions that the other seed has too.
 
     A direction counts from a cosine on that only 1 in 100 directions reach on the look-alike
-    (0.99 at most): there two seeds agree by chance, and on what the covariance alone prefers.
+    (0.99 at most), where seeds agree by chance, and on what the covariance alone prefers.
     """
     at = min(0.99, np.quantile(row["look-alike"]["nearest"], 0.99).item())
     for kind in ("data", "look-alike"):
-        nearest = row[kind].pop("nearest")
-        row[kind] |= {"again": np.mean(np.array(nearest) >= at).item(), "again at": at}
+        nearest = np.array(row[kind].pop("nearest"))
+        row[kind] |= {"again": (nearest >= at).mean().item(), "again at": at}
 
 
 def better(row: dict) -> tuple[bool, bool]:
@@ -345,43 +359,15 @@ def better(row: dict) -> tuple[bool, bool]:
     return bool(less_left), data["again"] - noise["again"] > MARGIN
 
 
-def judge(table: dict[int, dict[str, dict]]) -> tuple[int, bool, str]:
-    """The k to take along, whether there is structure beyond covariance, and the verdict."""
+def best_k(table: dict[int, dict[str, dict]]) -> int:
+    """Where the SAE does better in most; then, where most is found again and least is left."""
 
-    def merit(k: int) -> tuple:
-        row = table[k]
-        left = [np.mean(row[kind]["unexplained"]) for kind in ("data", "look-alike")]
-        return sum(better(row)), row["data"]["again"] * (1 - left[0] / left[1])
+    def merit(k: int) -> tuple[int, float]:
+        data, noise = table[k]["data"], table[k]["look-alike"]
+        gained = 1 - np.mean(data["unexplained"]) / np.mean(noise["unexplained"])
+        return sum(better(table[k])), data["again"] * gained
 
-    k = max(table, key=merit)
-    data, noise = table[k]["data"], table[k]["look-alike"]
-    less_left, more_again = better(table[k])
-    verdict = (
-        f"With {k} latent{'s' if k > 1 else ''} a row the SAE leaves "
-        f"{percent(np.mean(data['unexplained']))} of the variance unexplained here, and "
-        f"{percent(np.mean(noise['unexplained']))} on noise with the same mean and covariance. Two "
-        f"seeds share {percent(data['again'])} of the directions that fire often, and "
-        f"{percent(noise['again'])} on the noise. "
-    )
-    if less_left and more_again:
-        verdict += (
-            "So there is sparse structure beyond covariance. Nothing here shows that a latent "
-            "means something, or that its direction is one your data are made of. With k too low, "
-            "two seeds agree on sums of features. Read these twenty."
-        )
-    elif less_left:
-        verdict += (
-            "So your rows are not plain noise, but the SAE doesn't pin down what they are made of: "
-            "another seed would show you other latents. Don't read anything into these. More rows, "
-            "more steps or another k may help."
-        )
-    else:
-        verdict += (
-            "So mean and covariance alone explain what this SAE does, and its latents show you "
-            "nothing that noise wouldn't. That doesn't prove there is nothing to find: we tried "
-            f"k = {', '.join(map(str, table))} and no other."
-        )
-    return k, less_left and more_again, verdict
+    return max(table, key=merit)
 
 
 @torch.no_grad()
@@ -392,27 +378,19 @@ def top_rows(
     kept: torch.Tensor,
     labels: Sequence[str] | None,
     seed: int,
-    n_latents: int = 20,
-    n_rows: int = 8,
 ) -> list[dict]:
-    """Latents drawn at random from all that fire, and the rows on which they fire most."""
-    kept = kept.sort().values
+    """Twenty latents drawn at random from all that fire, and the eight rows they fire on most."""
     chunks = raw[kept].split(4_096)
     rate = sum((sae.encode(x) > FIRES * scale).sum(dim=0) for x in chunks) / len(kept)
     live = rate.nonzero()[:, 0]
-    order = torch.randperm(len(live), generator=torch.Generator().manual_seed(seed))
-    drawn = live[order[:n_latents]]
-    acts = torch.cat([sae.encode(x)[:, drawn] for x in chunks])
-    strongest, rows = acts.topk(min(n_rows, len(acts)), dim=0)
+    rng = torch.Generator().manual_seed(seed)
+    drawn = live[torch.randperm(len(live), generator=rng)[:20]]
+    strongest, rows = torch.cat([sae.encode(x)[:, drawn] for x in chunks]).topk(8, dim=0)
     latents = []
-    for i, latent in enumerate(drawn.tolist()):
-        top = [
-            {"row": int(kept[row]), "activation": float(h)}
-            | ({} if labels is None else {"label": str(labels[int(kept[row])])})
-            for row, h in zip(rows[:, i], strongest[:, i], strict=True)
-            if h > 0
-        ]
-        latents.append({"latent": latent, "fires": rate[latent].item(), "top": top})
+    for latent, acts, top in zip(drawn.tolist(), strongest.T, kept[rows].T.tolist(), strict=True):
+        top = top[: int((acts > 0).sum())]
+        words = top if labels is None else [str(labels[row]) for row in top]
+        latents.append({"latent": latent, "fires": rate[latent].item(), "rows": top, "top": words})
     return latents
 
 

@@ -1,31 +1,49 @@
 """Is the audit's verdict right where the ground truth is known? 16 matrices of every case.
 
-python -m beyond.check_audit [cases]    # adds to check_audit.jsonl what it lacks, a line a matrix
-python -m beyond.check_audit table      # prints the table
+python -m beyond.check_audit run     # minutes; writes check_audit.jsonl, a line a matrix
+python -m beyond.check_audit         # prints the table of what is stored
 """
 
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from beyond.audit import compare, judge, look, prepare
-from sae_lib import ToyModel, recovered, train_toy_model
+from beyond.audit import (
+    KINDS,
+    best_k,
+    better,
+    found_again,
+    gaussian_look_alike,
+    look,
+    measure,
+    prepare,
+    recipe,
+)
+from sae_lib import TopKSparseAutoencoder, ToyModel, recovered, train_saes, train_toy_models
 
 LINES = Path(__file__).with_name("check_audit.jsonl")
-N_ROWS, N_STEPS = 5_000, 400
+N_SEEDS, N_ROWS, N_STEPS = 16, 5_000, 300
 Case = Callable[[int, torch.Generator], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@cache
+def toy_models(n_features: int, n_hidden: int, sparsity: float) -> list[ToyModel]:
+    models = [ToyModel(n_features, n_hidden, sparsity, seed=300 + s) for s in range(N_SEEDS)]
+    train_toy_models(models, n_steps=1_000)
+    return models
 
 
 def toy(n_features: int, n_hidden: int, sparsity: float, change: Callable | None = None) -> Case:
     """Activations of a trained toy model, and the directions of its features."""
 
     def case(seed: int, rng: torch.Generator):
-        model = ToyModel(n_features, n_hidden, sparsity, seed=seed)
-        train_toy_model(model, n_steps=1_000, seed=seed)
-        features = model.sample_features(N_ROWS, seed=rng)
+        model = toy_models(n_features, n_hidden, sparsity)[seed]
+        features = model.sample_features(N_ROWS, seed=1_000 + seed)
         features = features if change is None else change(features, rng)
         return model.encode(features).detach(), model.feature_directions
 
@@ -47,7 +65,7 @@ def rare(features: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def five_of_twenty(seed: int, rng: torch.Generator):
-    """20 features at right angles, five on at a time: with k = 2 no latent can be one of them."""
+    """20 features at right angles, five on at a time: with k = 3, too few for them."""
     directions = torch.linalg.qr(torch.randn(20, 20, generator=rng)).Q
     is_on = torch.rand(N_ROWS, 20, generator=rng) < 0.25
     return (torch.rand(N_ROWS, 20, generator=rng) * is_on) @ directions, directions
@@ -88,57 +106,99 @@ def ring(seed: int, rng: torch.Generator):
     return x + 0.1 * torch.randn(N_ROWS, 10, generator=rng), None
 
 
-# name: (the matrix, ks, is it structure beyond covariance: True, False, or None, "see the text")
+# name: (the matrix, ks)
 CASES = {
-    "10 in 5": (toy(10, 5, 0.9), (1, 2), True),
-    "15 in 5": (toy(15, 5, 0.95), (1, 2), True),
-    "100 in 30": (toy(100, 30, 0.95), (2, 4), True),
-    "10 in 5, one implies another": (toy(10, 5, 0.9, implied), (1, 2), True),
-    "100 in 30, most are rare": (toy(100, 30, 0.95, rare), (2, 4), True),
-    "20 in 20, five on, k = 2": (five_of_twenty, (2,), None),
-    "10 in 5, coordinates shuffled": (shuffled_10_in_5, (1, 2), None),
-    "skewed coordinates": (skewed, (1, 2), None),
-    "a ring": (ring, (1, 2), None),
-    "noise, heavy-tailed": (heavy_tailed, (1, 2), None),
-    "noise of rank 3 in 10": (noise(10, rank=3), (1, 2), None),
+    "10 in 5": (toy(10, 5, 0.9), (1, 2)),
+    "15 in 5": (toy(15, 5, 0.95), (1, 2)),
+    "100 in 30": (toy(100, 30, 0.95), (2, 4)),
+    "10 in 5, one implies another": (toy(10, 5, 0.9, implied), (1, 2)),
+    "100 in 30, most are rare": (toy(100, 30, 0.95, rare), (2, 4)),
+    "20 in 20, five on, k = 3": (five_of_twenty, (3,)),
+    "10 in 5, coordinates shuffled": (shuffled_10_in_5, (1, 2)),
+    "skewed coordinates": (skewed, (1, 2)),
+    "a ring": (ring, (1, 2)),
+    "noise, heavy-tailed": (heavy_tailed, (1, 2)),
+    "noise of rank 3 in 10": (noise(10, rank=3), (1, 2)),
 }
 for d, ks in ((5, (1, 2)), (10, (1, 2)), (20, (2, 4))):
-    CASES[f"noise in {d}, isotropic"] = (noise(d), ks, False)
-    CASES[f"noise in {d}, correlated"] = (noise(d, correlated=True), ks, False)
-    CASES[f"noise in {d}, lengths vary"] = (noise(d, lengths=True), ks, False)
-CASES["noise in 20, correlated, lengths vary"] = (
-    noise(20, correlated=True, lengths=True),
-    (2, 4),
-    False,
-)
+    CASES[f"noise in {d}, isotropic"] = (noise(d), ks)
+    CASES[f"noise in {d}, correlated"] = (noise(d, correlated=True), ks)
+    CASES[f"noise in {d}, lengths vary"] = (noise(d, lengths=True), ks)
+CASES["noise in 20, correlated, lengths vary"] = noise(20, correlated=True, lengths=True), (2, 4)
 
 
-def check(name: str, seed: int) -> dict:
-    case, ks, _ = CASES[name]
-    raw, truth = case(seed, torch.Generator().manual_seed(seed))
-    train, held_out, *_ = prepare(raw[look(raw)[0]], seed)
-    kinds = ("data", "look-alike")
-    settings = {"ks": ks, "d_sae": 4 * raw.shape[1], "n_steps": N_STEPS, "kinds": kinds}
-    table, saes = compare(train, held_out, **settings, seed=seed)
-    k, structure, _ = judge(table)
-    line = {"case": name, "seed": seed, "structure": structure, "k": k}
-    line["found"] = None if truth is None else recovered(saes[k].W_dec.detach(), truth, at=0.95)
-    line["of"] = None if truth is None else len(truth)
-    for kind in kinds:
-        line[kind] = {
-            str(k): [round(v, 4) for v in (*row[kind]["unexplained"], row[kind]["again"])]
-            for k, row in table.items()
+def check(name: str) -> list[dict]:
+    """One line for each seed. As `compare` trains them, but all seeds at once."""
+    case, ks = CASES[name]
+    matrices = [case(seed, torch.Generator().manual_seed(seed)) for seed in range(N_SEEDS)]
+    pools, tables, taken = [], [{} for _ in matrices], [{} for _ in matrices]
+    for seed, (raw, _) in enumerate(matrices):
+        train, held_out, *_ = prepare(raw[look(raw)[0]], seed)
+        sizes = [len(train), len(held_out)]
+        noise = gaussian_look_alike(train, sum(sizes), seed).split(sizes)
+        pools.append({"data": (train, held_out), "look-alike": noise})
+    d = raw.shape[1]
+    n = min(len(kinds["data"][0]) for kinds in pools)  # copies are dropped, so sizes differ
+    for k in ks:
+        fitted = {
+            (seed, kind, i): TopKSparseAutoencoder(d, 4 * d, k=k, seed=seed + i)
+            for seed in range(N_SEEDS)
+            for kind in pools[seed]
+            for i in range(KINDS[kind])
         }
-    return line
+        rows = torch.stack([pools[seed][kind][0][:n] for seed, kind, _ in fitted])
+        train_saes(list(fitted.values()), rows, n_steps=N_STEPS, n_logged=2, **recipe(d))
+        for seed, table in enumerate(tables):
+            table[k] = {
+                kind: measure([fitted[seed, kind, i] for i in (0, 1)], held_out)
+                for kind, (_, held_out) in pools[seed].items()
+            }
+            found_again(table[k])
+            taken[seed][k] = fitted[seed, "data", 0]
+    lines = []
+    for seed, (table, (_, truth)) in enumerate(zip(tables, matrices, strict=True)):
+        k = best_k(table)
+        line = {"case": name, "seed": seed, "structure": all(better(table[k])), "k": k}
+        if truth is not None:
+            found = recovered(taken[seed][k].W_dec.detach(), truth)
+            line |= {"found": found, "features": len(truth)}
+        for kind in pools[seed]:
+            line[kind] = {
+                k: [round(v, 4) for v in (*row[kind]["unexplained"], row[kind]["again"])]
+                for k, row in table.items()
+            }
+        lines.append(line)
+    return lines
+
+
+def table() -> str:
+    """The stored lines as a Markdown table: means over the seeds, at the k that was chosen."""
+    lines = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        "| | says structure | left unexplained, look-alike | found again, look-alike | found |",
+        "|---|---|---|---|---|",
+    ]
+    for name in CASES:
+        of_case = [line for line in lines if line["case"] == name]
+        cells = [f"{sum(line['structure'] for line in of_case)} of {len(of_case)}"]
+        at_k = [[line[kind][str(line["k"])] for kind in ("data", "look-alike")] for line in of_case]
+        seeds = np.array(at_k)  # (seed, kind, (unexplained, unexplained, again))
+        left, again = seeds[:, :, :2].mean(axis=(0, 2)), seeds[:, :, 2].mean(axis=0)
+        cells += [
+            f"{left[0]:.2f}, {left[1]:.2f}",
+            f"{100 * again[0]:.0f} %, {100 * again[1]:.0f} %",
+        ]
+        found = [line["found"] for line in of_case if "found" in line]
+        cells.append(f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["table"]:
+        sys.exit(print(table()))
     torch.set_num_threads(1)
-    lines = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
-    done = {(line["case"], line["seed"]) for line in lines}
-    for seed in range(int(sys.argv[1]), int(sys.argv[2])):
-        for name in CASES:
-            if (name, seed) not in done:
-                line = json.dumps(check(name, seed))
-                with LINES.open("a") as file:
-                    file.write(line + "\n")
+    LINES.unlink(missing_ok=True)
+    for name in CASES:
+        with LINES.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in check(name))

@@ -1,6 +1,6 @@
-"""The playground in a real browser: its story pressed through, by mouse and by keyboard.
+"""The playground in a real browser: its story pressed through, and its frame.
 
-    python tests/browser_playground.py [a folder for pictures]
+    python tests/browser_playground.py
 
 Needs pip's playwright and a Chromium that is installed (no "playwright install"). Exit status 1,
 with a sentence, if anything is not as it should be. Not collected by pytest.
@@ -9,19 +9,18 @@ with a sentence, if anything is not as it should be. Not collected by pytest.
 import re
 import shutil
 import sys
-from pathlib import Path
 
-import nbformat
+import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "playground.html"
+from sae_lib.lesson import playground
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
 
 
 def says(page: Page, pattern: str) -> None:
-    """Wait until the sentence matches."""
+    """Wait until the line of events matches."""
     found = "pattern => new RegExp(pattern).test(document.querySelector('[role=status]').innerText)"
     try:
         page.wait_for_function(found, arg=pattern, timeout=PATIENCE)
@@ -32,108 +31,154 @@ def says(page: Page, pattern: str) -> None:
 
 def press(page: Page, name: str, key: str | None = None) -> None:
     """Press a button: with the mouse, or with a key after walking to it with Tab."""
-    button = page.get_by_role("button", name=re.compile("^" + name))
+    button = page.get_by_role("button", name=re.compile(name))
     if key is None:
         return button.click()
-    page.locator("body").evaluate("() => document.activeElement.blur()")
+    page.evaluate("document.activeElement.blur()")
     for _ in range(20):
         page.keyboard.press("Tab")
-        if button.evaluate("b => b === document.activeElement"):
-            outline = button.evaluate("b => getComputedStyle(b).outlineStyle")
-            assert outline != "none", f"{name}: the focus cannot be seen"
+        if button.evaluate("b => b === document.activeElement && b.matches(':focus-visible')"):
             return page.keyboard.press(key)
     raise AssertionError(f"Tab does not reach the button {name}")
 
 
+def meter(page: Page) -> list[float]:
+    """The route and the straight line, as they are shown."""
+    return [
+        float(page.locator(f"#{name}").inner_text()) for name in ("routeLength", "straightLength")
+    ]
+
+
 def story(page: Page, key: str | None = None) -> None:
-    """Without a price the error goes; with it all ten are found; off again."""
-    says(page, "^Press Train. Price off")
+    """Without a price a detour; with it all four are found, straight ahead; off again they stay."""
+    says(page, "^Press Train")
     assert page.evaluate("experiment.batch") == 0, "it trains before it is told to"
     press(page, "Train", key)
-    says(page, r"^Batch .*Price off: the error is gone, \d+\.\d latents .* [012] of 10 features")
-    press(page, r"Turn the price on \(λ = 0\.01\)", key)
-    says(page, r"Price 0\.01: the error is gone, [12]\.\d latents .* 10 of 10 features are found")
-    picture, curves = page.evaluate("[$('picture').ariaLabel, $('curves').ariaLabel]")
-    assert "10 of 10 features found" in picture, picture
-    assert re.search("price 0 from batch 0, 0.01 from batch [1-9]", curves), curves
-    press(page, "Turn it off", key)
-    says(page, r"Price off: the error is gone, [3-9]\.\d latents fire")
+    says(page, "error is gone. But a detour costs nothing")
+    route, straight = meter(page)
+    assert abs(straight - 1) < 0.1 and route > 1.5, (route, straight)
+    press(page, "price on", key)
+    says(page, "^All 4 are found")
+    assert page.locator("#foundDots .found").count() == 4
+    page.wait_for_timeout(2_000)
+    route, straight = meter(page)
+    assert route < 1.2 * straight, (route, straight)
+    press(page, "price off", key)
+    says(page, "^They stay. No error")
     press(page, "Pause", key)
-    says(page, r"^Paused\. Batch ")
     paused = page.evaluate("experiment.batch")
     page.wait_for_timeout(300)
     assert page.evaluate("experiment.batch") == paused, "it trains on although it is paused"
 
 
+def drag(page: Page) -> None:
+    """The input follows the mouse, a tap and the arrow keys, and its route follows it."""
+    probe, x = page.locator("#probe"), "ui.probe[0]"
+    box = probe.locator("circle").nth(1).bounding_box()
+    y = box["y"] + box["height"] / 2
+    middle = page.locator("#straight").evaluate("path => path.getScreenCTM().e")
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(middle - 40, y, steps=4)
+    page.mouse.up()
+    dragged = page.evaluate(x)
+    assert -0.6 < dragged < -0.2, dragged
+    page.mouse.click(middle + 60, y)
+    tapped = page.evaluate(x)
+    assert tapped > 0.2, tapped
+    probe.press("ArrowLeft")
+    assert abs(tapped - page.evaluate(x) - 0.05) < 1e-6
+    route = page.evaluate("experiment.route(ui.probe)")
+    assert np.allclose(meter(page), [route["length"], route["straight"]], atol=0.006)
+
+
+def other_cases(page: Page) -> None:
+    """The heatmap, a crowded case and what is under More."""
+    press(page, "10 in 5")
+    assert page.locator("#heatmap g").count() == 20 and not page.locator("#plane").is_visible()
+    press(page, "price on")  # which also begins to train
+    says(page, "^All 10 are found")
+    press(page, "15 in 5")
+    says(page, "^Fifteen crowd .* try 0.2")
+    page.get_by_text("More").click()
+    page.get_by_role("combobox").select_option("80")
+    assert page.locator("#heatmap rect").count() == 15 * 80
+    page.get_by_role("slider").press("ArrowRight")
+    press(page, "price on")
+    says(page, "^Now firing costs 0.3")
+    press(page, "New start")
+    assert page.evaluate("[experiment.batch, ui.seed]") == [0, 1]
+    press(page, "4 in 2")
+    page.get_by_role("combobox").select_option("80")
+    assert "by chance: 3.9" in page.locator("#chance").inner_text()
+
+
 def fits(page: Page) -> None:
-    """Nothing to scroll sideways, and everything large enough to be touched and read."""
+    """Nothing to scroll sideways, and everything large enough to be touched."""
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1], f"{wide[0]} pixels wide in a window of {wide[1]}"
-    for control in page.locator("button:visible, select:visible, label:visible").all():
-        box = control.bounding_box()
-        assert box["height"] >= 40, f"{control.inner_text()!r} is {box['height']} pixels high"
+    for control in page.locator("button:visible, select:visible, summary").all():
+        height = control.bounding_box()["height"]
+        assert height >= 40, f"{control.inner_text()!r} is {height} pixels high"
 
 
-def other_controls(page: Page) -> None:
-    """Crowded features, a price turned by the keyboard, the falling price, the plane."""
-    page.get_by_label("features in 5 neurons").select_option("15")
-    assert page.get_by_text("Past 2 × 5 = 10").is_visible()
-    page.get_by_role("slider").press("ArrowRight")
-    says(page, "^Press Train. Price 0.0001")
-    page.get_by_label("features in 5 neurons").select_option("10")
-    assert page.get_by_text("Past 2 × 5 = 10").is_hidden()
-    page.get_by_label("falls from").check()
-    press(page, "Train")
-    says(page, r"^Paused. Batch 2,500. Price 0\.0001: .* 10 of 10 features are found")
-    press(page, "4 features in 2 neurons")
-    says(page, "^Press Train. Price off")
-    press(page, "Turn the price on")  # which also begins to train
-    says(page, "Price 0.01: .* 4 of 4 features are found")
-
-
-def in_the_notebook(page: Page) -> None:
-    """Its frame takes the height that it needs, and hands the wheel on to the page around it."""
-    cells = nbformat.read(ROOT / "sparse_autoencoders.ipynb", as_version=4).cells
-    (cell,) = (cell for cell in cells if cell.id == "playground")
-    page.set_content(cell.outputs[0].data["text/html"])
+def in_a_notebook(page: Page) -> None:
+    """Hidden at first, as in slides: then it takes the height that it needs, and at most 560 px
+    where a notebook is wide; it follows the theme around it, and hands the wheel on."""
+    shown = []
+    playground.display = lambda data, **options: shown.append(data["text/html"])
+    playground.show_playground()
+    page.set_content(f"<div id=slide style='display:none'>{shown[0]}</div>")
+    page.wait_for_timeout(500)
+    page.evaluate("slide.style.display = 'block'")
+    inside, frame = page.frames[1], page.locator("iframe")
+    for width in (1000, 760, 390):
+        page.evaluate(f"slide.style.width = '{width}px'")
+        page.wait_for_timeout(300)
+        has = frame.bounding_box()["height"]
+        needs = inside.evaluate("document.documentElement.getBoundingClientRect().height")
+        assert abs(has - needs) <= 1 and (has <= 560 or width < 760), (width, has, needs)
+    dark = "document.documentElement.dataset.theme === 'dark'"
+    assert not inside.evaluate(dark)
+    for look in ("body.dataset.jpThemeLight = false", "body.style.color = '#ddd'",
+                 "documentElement.setAttribute('theme', 'dark')"):  # fmt: skip
+        page.evaluate(f"document.{look}")
+        inside.wait_for_function(dark, timeout=5_000)
+        page.evaluate("for (const e of [document.documentElement, document.body])"
+                      "for (const a of [...e.attributes]) e.removeAttribute(a.name)")  # fmt: skip
+        inside.wait_for_function(f"!({dark})", timeout=5_000)
     page.evaluate("window.turns = 0; document.addEventListener('wheel', () => turns++)")
-    page.mouse.move(300, 300)
+    page.mouse.move(200, 200)
     page.mouse.wheel(0, 100)
-    page.wait_for_function("turns > 0")
-    hidden = "(body) => body.scrollHeight - window.innerHeight"
-    assert page.frames[1].locator("body").evaluate(hidden) <= 0, "a part of it cannot be seen"
-    page.frame_locator("iframe").get_by_role("status").wait_for()
+    page.wait_for_function("turns > 0", timeout=5_000)
 
 
 def main() -> None:
-    pictures = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert chromium, "no Chromium found; on Debian: apt-get install chromium"
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    looks = {
-        "desktop": ({"viewport": {"width": 1000, "height": 780}}, story, None),
-        "keyboard": ({"viewport": {"width": 1000, "height": 780}}, story, "Enter"),
-        "phone": ({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, story, None),
-        "calm": ({"reduced_motion": "reduce"}, story, "Space"),
-        "controls": ({}, other_controls, None),
-    }
+    desktop, phone = {"width": 1000, "height": 600}, {"width": 390, "height": 844}
+    looks = [
+        ({"viewport": phone}, lambda page: (story(page), drag(page))),
+        ({"viewport": desktop, "reduced_motion": "reduce"}, lambda page: story(page, "Enter")),
+        ({"viewport": desktop, "color_scheme": "dark"}, other_cases),
+    ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
-        for name, (look, play, key) in looks.items():
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        for look, play in looks:
             page, errors = browser.new_page(**look), []
-            page.set_default_timeout(PATIENCE)
             page.on("console", lambda m, to=errors: m.type == "error" and to.append(m.text))
             page.on("pageerror", lambda error, to=errors: to.append(str(error)))
-            page.goto(PAGE.as_uri())
-            play(page, key) if key else play(page)
+            page.goto(playground.PLAYGROUND.as_uri())
+            is_dark = page.evaluate("document.documentElement.dataset.theme") == "dark"
+            assert is_dark == ("color_scheme" in look), "alone, it does not follow the system"
+            play(page)
             fits(page)
-            if pictures:
-                page.screenshot(path=pictures / f"{name}.png", full_page=True)
             assert not errors, errors
-            print(f"{name}: {page.get_by_role('status').inner_text()}")
             page.close()
-        in_the_notebook(browser.new_page())
+        in_a_notebook(browser.new_page())
         browser.close()
+    print("The playground: pressed, dragged and framed.")
 
 
 if __name__ == "__main__":

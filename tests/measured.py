@@ -3,8 +3,9 @@
 Training is chaotic: on another processor it ends elsewhere in the last digits. So all that a cell
 shows is compared exactly, but for the numbers that the cell declares as measured, by tags:
 
-    measured: L0 ±0.2     a number behind the word "L0" may differ by 0.2 from the saved one
-    measured: L0          by one unit of its last digit: 0.1 from 1.7, 1 from 10%
+    measured: L0 ±0.2             a number behind the word "L0" may differ by 0.2 from the saved one
+    measured: L0                  by one unit of its last digit: 0.1 from 1.7, 1 from 10%
+    measured: price off … L0 ±1   only in a line that says "price off" before
 
 Between word and number stand only signs and spaces, and "L0 4 to 8" is measured twice. A declared
 word with no number behind it is an error. Tolerances come from tests/moved_starts.py.
@@ -29,7 +30,8 @@ def declared(cell: dict) -> dict[str, float | None]:
 
 def places(word: str, text: str) -> list[tuple[int, int]]:
     """Where the numbers behind a word stand, with the spaces before them, as they may be padded."""
-    pattern = rf"(?<!\w){re.escape(word)}(?!\w)[^\w\n]*?( *{NUMBER})(?:%? to( *{NUMBER}))?"
+    word = re.escape(word).replace(r"\ …\ ", r"\b[^\n]*?\b")
+    pattern = rf"(?<!\w){word}(?!\w)[^\w\n]*?( *{NUMBER})(?:%? to( *{NUMBER}))?"
     return [m.span(i) for m in re.finditer(pattern, text) for i in (1, 2) if m[i]]
 
 

@@ -51,7 +51,8 @@ def spread(cell: nbformat.NotebookNode, texts: list[str]) -> list[str]:
         came = [value(re.findall(NUMBER, text)[i]) for text in same] or [value(number[0])]
         change = max(abs(x - value(number[0])) for x in came)
         ends = {end: word for word in declared(cell) for _, end in places(word, saved)}
-        word = ends.get(number.end(), f"NOT DECLARED: {saved[: number.start()].strip()[-25:]}")
+        line = saved[: number.start()].rpartition("\n")[2]
+        word = ends.get(number.end(), f"NOT DECLARED: {line[-30:]}")
         if change or number.end() in ends:
             rows.setdefault(word, []).append((change, number[0], min(came), max(came)))
     for word, numbers in rows.items():

@@ -75,7 +75,8 @@ def main() -> str:
     for path in arguments.notebooks:
         start = time.monotonic()
         now = run(path, arguments.python)
-        print(f"{path.name}: {time.monotonic() - start:.0f} s. {verdict(now)}", flush=True)
+        seconds, said = time.monotonic() - start, verdict(now).partition("\n")[0]
+        print(f"{path.name}: {seconds:.0f} s. {said}", flush=True)
         wrong.append(compared(nbformat.read(path, as_version=4), now))
     return "\n".join(wrong).strip()
 

@@ -120,10 +120,14 @@ def test_errors_and_strange_answers_become_one_line(name, check, right, said, sh
     def broken(*inputs):
         raise KeyError("W_dec\nand more")
 
+    def unsupported(*inputs):
+        torch.ones(3).long().softmax(0)
+
     def interrupted(*inputs):
         raise KeyboardInterrupt
 
     assert said(check, broken) == f"{name}: not yet. It raised KeyError: 'W_dec\\nand more'\n"
+    assert "It raised NotImplementedError: " in said(check, unsupported)
     assert "SystemExit: done" in said(check, lambda *inputs: sys.exit("done"))
     assert "'float' object is not callable" in said(check, 3.0)
     with pytest.raises(KeyboardInterrupt):  # is no answer
@@ -168,6 +172,7 @@ def one_too_many(truth):
         (lambda truth: truth[truth[:, 0] > 0], "a W_dec of shape (20, 5), got (5, 5)"),
         (lambda truth: truth.repeat(2, 1), "deservedly: 10 of 10 features are there"),
         (one_too_many, "deservedly: 6 of 10 features are there"),
+        (lambda truth: cheat(truth) + 0.2, "and 0.999 is wanted"),
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: cheat(exercises._pairs(0)), "have neither a latent"),  # of the first alone
         (lambda truth: cheat(truth) * math.nan, "got NaN"),

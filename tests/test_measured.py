@@ -37,6 +37,13 @@ L0 = "λ = 0.01: 10 of 10, L0 1.7"
         ("L0  8 to 9%\nrow: 1", "L0 10 to 9%\nrow: 1", ["measured: L0 ±2", "measured: row"], True),
         ("L0  8 to 9%\nrow: 1", "L0 8 to 12%\nrow: 1", ["measured: L0 ±2"], False),
         ("from batch 1,286", "from batch 998", ["measured: batch ±300"], True),
+        ("off: 0, L0 8\non: 9, L0 2", "off: 0, L0 9\non: 9, L0 2", ["measured: off … L0 ±1"], True),
+        (
+            "off: 0, L0 8\non: 9, L0 2",
+            "off: 0, L0 8\non: 9, L0 3",
+            ["measured: off … L0 ±1"],
+            False,
+        ),
         ("of 10, not 10 L0", "of 9, not 10 L0", ["measured: of"], True),
     ],
 )

@@ -42,10 +42,8 @@ def every_figure(n: int):
     yield plots.plot_chance(np.full((2, n), 0.7), ones)
     yield plots.plot_chance(np.full((2, n), 0.7), ones, n)
     yield from plots.plot_training(h, np.arange(n), n, **TRUTH)
-    yield plots.plot_switch([("off", h, range(n)), ("on", h, range(n))], n)
     yield plots.plot_directions(np.eye(n, 3) + 1, {"a": np.ones((n, 3)), "b": np.ones((n, 3))})
     yield plots.plot_firing(ones, ones, ones > 2)
-    yield plots.plot_recovery(range(n), np.ones((2, n)), n, {"other": (range(n), ones)})
     yield plots.plot_bars({str(i): [i] for i in range(n)}, n)
     yield plots.plot_hole({"A alone": ones, "A and B": 0 * ones})
     yield plots.plot_choosing_k(k_rows(n))
@@ -144,7 +142,7 @@ def test_a_huge_matrix_shows_its_first_rows_and_says_so():
     assert title(ax).startswith("300 of 300") and len(ax.texts) < 5  # no numbers
     assert fits_a_page(ax.figure) and fits_a_page(plots.plot_gram(np.eye(2, 300)))
     fig = plots.plot_directions(np.eye(300, 50) + 1, {"learned": np.ones((300, 50))})
-    assert fits_a_page(fig) and len(fig.axes) == 10
+    assert fits_a_page(fig) and len(fig.axes) == 10 and "50" in fig.get_supylabel()
 
 
 def test_sorted_latents_come_in_the_order_of_the_features_with_a_frame_if_found():
@@ -166,6 +164,8 @@ def test_gram_counts_the_features_with_one_opposite():
     fig = plots.plot_gram(np.array([[1.0, -1, 0, 0], [0, 0, 2, 0.5]]))
     assert numbers(fig.get_suptitle()) == [2, 4, 0.5, 2]
     assert [bar.get_width() for bar in fig.axes[1].patches] == [1, 1, 2, 0.5]
+    three = plots.plot_gram(np.array([[1.0, -1, -1]]))  # the first has two
+    assert numbers(three.get_suptitle())[:2] == [2, 3]
 
 
 def test_chance_bounds_random_from_above_and_the_sae_from_below():
@@ -208,16 +208,11 @@ def test_training_marks_the_moments_from_which_on_it_lasts():
         assert [line.get_xdata()[0] for line in fig.axes[0].lines[-2:]] == [100, 1234]
     named = [(text.get_text().strip(), text.xy[0]) for text in figs[0].axes[0].texts]
     assert named == [("error gone", 100), ("all found", 1234)]  # once, above the first
-
-
-def test_a_switch_goes_on_where_the_phase_before_ended_and_says_how_each_ends():
-    fig = plots.plot_switch([("off", a_history(), [0, 2, 1]), ("on", a_history(), [1, 3, 2])], 3)
-    first, second, switch = fig.axes[2].lines
-    assert points(first) == [(1, 0), (2, 2), (10, 1)]
-    assert points(second) == [(11, 1), (12, 3), (20, 2)]
-    assert switch.get_xdata()[0] == 10
-    assert [(t.get_text().strip(), t.xy[0]) for t in fig.axes[0].texts] == [("off", 0), ("on", 10)]
-    assert numbers(fig.get_suptitle()) == [1, 3, 2, 3]
+    close = plots.plot_training(
+        a_history((0, 9, 99, 1233), [9, 9, 9, 0], error, error), found, 3, **TRUTH
+    )
+    assert [text.get_text().strip() for text in close[0].axes[0].texts] == ["error gone, all found"]
+    assert fits_a_page(close[0])
 
 
 def test_directions_are_bars_of_unit_vectors_with_their_signed_cosines():
@@ -256,15 +251,6 @@ def test_firing_counts_hits_and_false_alarms_and_names_no_partner_where_there_is
     assert plots.plot_firing([0.0], [0.2], [False]).get_legend() is None
 
 
-def test_recovery_is_a_line_a_seed_their_mean_and_what_to_compare_with():
-    counts = [[0, 10], [10, 9]]  # the second loses one again
-    ax = plots.plot_recovery([0, 9], counts, 10, {"other": ([0, 99], [1, 2])})
-    drawn = [points(line) for line in ax.lines]
-    assert drawn[:3] == [[(1, 0), (10, 10)], [(1, 10), (10, 9)], [(1, 5), (10, 9.5)]]
-    assert drawn[3] == [(1, 1), (100, 2)]
-    assert numbers(title(ax)) == [1, 2, 10]
-
-
 def test_bars_are_means_with_a_dot_for_every_seed_and_all_means_every_seed():
     fig = plots.plot_bars({"one": [1, 1, 10], "two": [10]}, 10)
     (ax,) = fig.axes
@@ -294,6 +280,9 @@ def test_choosing_k_circles_what_each_measure_would_choose_and_says_whether_it_i
     for ax in (found, error, agreed, cosine):
         assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(0.5, 1), (1.5, 1)]
     assert list(error.lines[-2].get_ydata()) == pytest.approx([0.5, 0.3, 0.2, 0.1])  # means
+    rows = [row | {"null_agreement": row["k"] / 10} for row in rows]
+    agreed = plots.plot_choosing_k(rows).axes[2]
+    assert agreed.lines[-1].get_ydata().tolist() == [0.3, 0.5, 0.7, 0.9] and agreed.get_legend()
 
 
 def test_shares_are_rounded_down_in_a_map_and_in_what_is_said_up_to_two_features_a_dimension():

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from evidence.common import pooled
 from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
 from sae_lib.lesson.exercises import broken_runs
 from sae_lib.lesson.plots import (
@@ -27,6 +28,7 @@ from sae_lib.lesson.plots import (
     SOFT,
     arrow,
     down,
+    plot_hole,
     plot_sorted,
     styled,
 )
@@ -255,6 +257,17 @@ def draw_broken_runs() -> tuple[Figure, str]:
 
 
 @styled
+def draw_hole() -> tuple[Figure, str]:
+    """Absorption: why A's latent may fall silent where B is on, and in how many SAEs it does."""
+    fired = pooled("absorption")[("λ = 0.03",)]
+    inputs = {"A alone": "A alone", "A and C": "A and an independent C", "A and B": "A and B"}
+    shares = {name: fired[f"A's fires on {what}"] for name, what in inputs.items()}
+    silent = [f"{name}: {(share < 0.5).sum()}" for name, share in shares.items()]
+    said = f"Silent on most inputs, of {len(shares['A alone'])} SAEs: {', '.join(silent)}."
+    return plot_hole(shares), f"{draw_hole.__doc__} {said}"
+
+
+@styled
 def draw_glimpses() -> tuple[Figure, str]:
     """Three short texts, shaded where one latent of a language model's SAE fires on them."""
     texts = json.loads(GLIMPSES.read_text(encoding="utf-8"))["texts"]
@@ -264,7 +277,7 @@ def draw_glimpses() -> tuple[Figure, str]:
     for text in texts:
         column = 0
         for token, act in text["tokens"]:
-            if column + len(token) > 66:
+            if column > 58 and token.startswith(" "):  # between words
                 line, column = line + 1, 0
             token = token if column else token.lstrip()
             box = (column, line - 0.62), len(token), 0.86

@@ -304,26 +304,31 @@ def picture(
     contexts: Sequence[Context], prompt: str, written: Mapping[str, list[tuple[str, float]]]
 ) -> plt.Figure:
     """One latent: texts with what it fired on, and below what the model writes when pushed."""
-    top, n_shown = max(value for c in contexts for *_, value in c.marks), 96
+    top, n_shown = max(value for c in contexts for *_, value in c.marks), 98
     lines = [[("It fires on", None)]]
     for text, marks, peak in contexts:
-        at = left = max(0, min(peak - 40, len(text) - n_shown))
+        left = max(0, min(peak - 45, len(text) - n_shown))
+        at = left = left and text.index(" ", left) + 1  # begin and end with whole words
+        right = (
+            left + n_shown if left + n_shown >= len(text) else text.rindex(" ", 0, left + n_shown)
+        )
         line = [("  ", None)]
         for start, end, value in marks:
-            if left <= start and end <= left + n_shown:
+            if left <= start and end <= right:
                 line += [(text[at:start], None), (text[start:end], value / top)]
                 at = end
-        lines.append([*line, (text[at : left + n_shown], None)])
+        lines.append([*line, (text[at:right], None)])
     for name, tokens in written.items():
         lines += [[(name, None)], [(f"  {prompt}", None), *marked(tokens)]]
-    width, height, points = 9.6, 0.25 * len(lines), 10.5
-    fig = plt.figure(figsize=(width, height), layout="none")
+    width, letter = 9.4, 0.09  # inches; DejaVu's letters are 0.602 of its size, and whole pixels
+    fig = plt.figure(figsize=(width, 0.25 * len(lines)), layout="none")
     for y, line in enumerate(lines):
-        x = 0.1
+        x = 1
         for text, share in line:
-            pad = len(text) - len(text.lstrip())
+            left = x + len(text) - len(text.lstrip())
             look = share and {"facecolor": level(share), "edgecolor": "none", "pad": 1}
-            place = ((x + pad * 0.602 * points / 72) / width, 1 - (y + 0.6) / len(lines))
-            fig.text(*place, text.strip(), family="monospace", fontsize=points, bbox=look)
-            x += len(text) * 0.602 * points / 72  # the width of a letter
+            place = (left * letter / width, 1 - (y + 0.6) / len(lines))
+            how = {"family": "monospace", "fontsize": 72 * letter / 0.602, "bbox": look}
+            fig.text(*place, text.strip(), **how)
+            x += len(text)
     return fig

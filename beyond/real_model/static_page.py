@@ -117,7 +117,7 @@ def glimpses(study: Study) -> dict:
 def main() -> None:
     study = Study()
     study.make("trained", 0)
-    GLIMPSES.write_text(json.dumps(glimpses(study), ensure_ascii=False, indent=1), "utf-8")
+    GLIMPSES.write_text(json.dumps(glimpses(study), ensure_ascii=False) + "\n", "utf-8")
     study.make("trained", 1)
     PAGE.write_text(page(study), encoding="utf-8")
     for path in (GLIMPSES, PAGE):

@@ -1,1 +1,1 @@
-"""The lesson's furniture: marks for the exercises, its figures, its settings and its playground."""
+"""What the lessons show and check: figures, the playground, the verdict, the exercises."""

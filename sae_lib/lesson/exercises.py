@@ -114,13 +114,13 @@ def _pairs(seed: int) -> torch.Tensor:
 
 @_exercise("the cheat")
 def check_cheat(answer: Callable) -> str:
-    """answer(truth (10, 5)) -> W_dec (20, 5), of best |cosine| 1 and half of the features"""
-    for truth in map(_pairs, range(3)):
-        W_dec = torch.from_numpy(_real(answer(truth.clone())))
+    """answer(ground_truth (10, 5)) -> W_dec (20, 5), of best |cosine| 1 and half of the features"""
+    for ground_truth in map(_pairs, range(3)):
+        W_dec = torch.from_numpy(_real(answer(ground_truth.clone())))
         if W_dec.shape != (20, 5):
             raise _NotYet(f"Expected a W_dec of shape (20, 5), got {tuple(W_dec.shape)}.")
-        score = cosine_similarity_matrix(W_dec, truth).abs().max(dim=0).values.mean().item()
-        found = recovered(W_dec, truth)
+        score = cosine_similarity_matrix(W_dec, ground_truth).abs().max(dim=0).values.mean().item()
+        found = recovered(W_dec, ground_truth)
         if score < 0.999:
             hint = "Which features have neither a latent nor the opposite of one?"
             raise _NotYet(f"The score is {score:.3f}, and 0.999 is wanted. {hint}")

@@ -56,17 +56,12 @@ def _headline(fig: Figure, text: str) -> Figure:
     return fig
 
 
-def _count_found(ax: Axes, n_features: int) -> None:
-    """The axis of recovered features: whole numbers up to all of them."""
-    ax.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
-    ax.yaxis.get_major_locator().set_params(integer=True)
-
-
 def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
     """A curve over the training batches, on a logarithmic axis, the first batch at 1."""
     ax.plot(np.asarray(steps) + 1, curve, look, **more)
     ax.set(xscale="log", xlabel="training batch (log)")
     ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_formatter("")
 
 
 @styled
@@ -99,8 +94,9 @@ def plot_matrix(matrix, ax=None, *, yticks=None, marked=(), numbers=2.0, one=0.9
             colour = "white" if value > 0.7 else INK
             ax.text(column, row, text, ha="center", va="center", color=colour)
     if full != matrix.shape:
-        some = f"the first {rows} × {columns} of {full[0]:,} × {full[1]:,}"
-        ax.annotate(some, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", color=SOFT)
+        some = f"the first {rows} × {columns}\nof {full[0]:,} × {full[1]:,}"
+        place = {"ha": "right", "va": "bottom", "transform": ax.transAxes}
+        ax.text(0.99, 0.01, some, color=SOFT, bbox={"color": "white", "pad": 2}, **place)
     return ax
 
 
@@ -217,14 +213,11 @@ def plot_training(
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    _count_found(recovery, n_features)
+    recovery.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
+    recovery.yaxis.get_major_locator().set_params(integer=True)
     title = f"{found[-1]} of {n_features} at the end"
     recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
-    for batch, side, name in ((gone, "right", "error gone"), (complete, "left", "all found")):
-        for ax in panels if batch else ():
-            ax.axvline(batch, **MARK)
-        if batch:
-            loss.annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+    _moments(panels, {"error gone": gone, "all found": complete}, step[-1] + 1)
     for ax in panels:
         ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
         if ax is not recovery:  # the last one's label is for all three
@@ -233,40 +226,27 @@ def plot_training(
     return tuple(ax.figure for ax in panels)
 
 
+def _moments(panels: Sequence[Axes], batches: Mapping[str, int | None], last: int) -> None:
+    """A line in every panel for each moment, and its name above the first panel."""
+    before, said = -1.0, ""
+    for side, (name, batch) in zip(("right", "left"), batches.items(), strict=True):
+        if batch:
+            for ax in panels:
+                ax.axvline(batch, **MARK)
+            far = np.log(batch) / np.log(last)
+            side = "left" if far < 0.2 else "right" if far > 0.8 else side  # where there is room
+            if abs(far - before) < 0.2 and not 0.2 <= far <= 0.8:  # for one text
+                panels[0].texts[-1].remove()
+                name = f"{said}, {name}"
+            panels[0].annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
+            before, said = far, name
+
+
 def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
     """A figure with margins in inches, the same at the sides: so the axes line up."""
     fig, ax = plt.subplots(figsize=(6, height), layout="none")
     fig.subplots_adjust(0.14, bottom / height, 0.97, 1 - top / height)
     return ax
-
-
-@styled
-def plot_switch(phases: Sequence[tuple], n_features: int) -> Figure:
-    """Error, L0 and found features of one SAE that is trained on under changing prices.
-
-    phases: (name, history, found (n_logged,)) in the order of training; a line and the name
-    where each begins.
-    """
-    fig, axes = plt.subplots(3, 1, figsize=(6, 5.2), sharex=True)
-    start = 0
-    for name, history, found in phases:
-        batch = start + np.asarray(history.step) + 1
-        axes[0].plot(batch, history.reconstruction, color=BLUE)
-        axes[1].plot(batch, history.l0, color=PURPLE)
-        axes[2].plot(batch, found, color=GREEN, drawstyle="steps-post")
-        for ax in axes:
-            if start:
-                ax.axvline(start, **MARK)
-        axes[0].annotate(f" {name}", (start, 1.03), weight="bold", **AT_BATCH)
-        start = batch[-1]
-    axes[0].set(ylabel="squared error", yscale="log")
-    axes[1].set(ylabel="L0", ylim=(0, None))
-    _count_found(axes[2], n_features)
-    axes[2].set(xlabel="training batch", xlim=(0, start))
-    axes[2].xaxis.set_major_formatter("{x:,.0f}")
-    fig.align_ylabels()
-    ends = (f"{name.capitalize()}: {found[-1]} of {n_features} found" for name, _, found in phases)
-    return _headline(fig, ". ".join(ends))
 
 
 @styled
@@ -300,7 +280,8 @@ def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
         ax.set_yticks(neurons[:: 1 + len(neurons) // 10])
     for ax in axes.flat[len(shown) :]:
         ax.remove()
-    fig.supylabel("neuron", fontsize=12, color=SOFT)
+    some = f" (the first 20 of {true.shape[1]:,})" if true.shape[1] > 20 else ""
+    fig.supylabel(f"neuron{some}", fontsize=12, color=SOFT)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
     alone = np.isnan(cosine).sum()
@@ -332,25 +313,6 @@ def plot_firing(strengths, latent_acts, partner_on) -> Axes:
         f"On in {on.sum():,} of {len(on):,} inputs: latents fire in {(on & fired).sum():,}.\n"
         f"Off in {(~on).sum():,}: they fire in {(~on & fired).sum():,}."
     )
-    return ax
-
-
-@styled
-def plot_recovery(steps, counts, n_features: int, other: Mapping[str, tuple]) -> Axes:
-    """Recovered features over the training batches, a thin line a seed: counts (n, n_logged).
-
-    other: {name: (steps, counts (n_logged,))}, runs to compare with, dashed.
-    """
-    ax, counts = plt.subplots(figsize=(6, 3.4))[1], np.asarray(counts)
-    mean = {"linewidth": 3, "label": f"mean of {len(counts)}"}
-    _over_batches(ax, steps, counts.T, color=BLUE, alpha=0.2, linewidth=1)
-    _over_batches(ax, steps, counts.mean(axis=0), color=BLUE, **mean)
-    for name, (its_steps, its_counts) in other.items():
-        _over_batches(ax, its_steps, its_counts, "--", color=ORANGE, label=name)
-    _count_found(ax, n_features)
-    complete = (counts[:, -1] == n_features).sum()
-    ax.set_title(f"{complete} of {len(counts)} SAEs end with all {n_features}")
-    ax.legend(loc="upper left")
     return ax
 
 
@@ -418,8 +380,9 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
     """What can be measured without ground truth, against k, and what was really found.
 
     rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
-    for each run; a dot a run, a line through the means. Each measure's own choice of k is circled;
-    the band holds the k at which at least 99 % are found.
+    for each run; a dot a run, a line through the means; dotted: the same on noise, where a row has
+    null_unexplained or null_agreement. Each measure's own choice of k is circled; the band holds
+    the k at which at least 99 % are found.
     """
     ks = sorted({row["k"] for row in rows})
     places = np.arange(len(ks))
@@ -442,8 +405,12 @@ def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
             ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
             ax.plot(best, mean[best], "o", color=ORANGE, **ring)
             name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
+        if f"null_{key}" in rows[0]:
+            noise = [np.mean([row[f"null_{key}"] for row in rows if row["k"] == k]) for k in ks]
+            ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)
+            ax.legend(loc="best", handlelength=1.5, frameon=False)
         ax.set_title(name, fontweight="normal")
-        ax.set_ylim(0, 1.15 * max(mean.max(), 1e-9))
+        ax.set_ylim(0, 1.15 * ax.dataLim.y1)
     for ax in axes[1]:
         ax.set(xlabel="k", xticks=places, xticklabels=ks)
     return _headline(fig, "Circled: the k that each measure would choose")

@@ -1,0 +1,110 @@
+"""The audit: what it looks at, what decides, what it writes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from beyond import audit as module
+from beyond.audit import audit, better, compare, gaussian_look_alike, look, plan, prepare, shuffled
+from sae_lib import random_directions
+from sae_lib.saving import load_sae
+
+
+def features(n=3_000, n_features=20, d=8):
+    rng = torch.Generator().manual_seed(0)
+    on = torch.rand(n, n_features, generator=rng) < 0.1
+    strengths = torch.rand(n, n_features, generator=rng) * on
+    return 50 * strengths @ random_directions(n_features, d) + 1_000
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The audit of sparse features, far from zero and long; its folder."""
+    folder = tmp_path_factory.mktemp("features")
+    labels = [f"<b>row {i}</b>" for i in range(3_000)]
+    return audit(features(), labels, ks=(2,), n_steps=300, folder=folder), folder
+
+
+def test_features_are_structure_and_noise_of_their_covariance_is_none(found, tmp_path):
+    assert found[0].better == (True, True) and "there is sparse structure" in found[0].verdict
+    noise = gaussian_look_alike(features(), 3_000, seed=5)
+    result = audit(noise, ks=(2,), n_steps=300, folder=tmp_path)
+    assert not result.structure and "nothing here that it couldn't do on noise" in result.verdict
+
+
+def test_the_saved_sae_takes_raw_rows(found):
+    folder = found[1]
+    raw = features()[look(features())[0]]
+    train, held_out, mean, scale = prepare(raw, seed=0)
+    _, saes = compare(train, held_out, ks=[2], d_sae=32, n_steps=300, kinds=("data", "look-alike"))
+    x_hat, acts = load_sae(folder / "sae")(raw)
+    same_x_hat, same_acts = saes[2]((raw - mean) / scale)
+    assert torch.allclose(x_hat, same_x_hat * scale + mean, atol=0.01)  # of 1,000, in float32
+    assert torch.allclose(acts, same_acts * scale, atol=0.01) and acts.max() > 10
+    written = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert np.allclose(written["mean"], mean) and written["scale"] == pytest.approx(scale)
+
+
+def test_the_page_needs_nothing_else_and_shows_top_rows(found):
+    result, folder = found
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == [] and page.count("<img") == 6
+    assert "&lt;b&gt;row " in page and "<b>row " not in page
+    acts = result.sae.encode(features())
+    latent = result.latents[0]
+    best = acts[:, latent["latent"]].argmax().item()
+    assert latent["rows"][0] == best and latent["top"][0] == f"<b>row {best}</b>"
+    share = (acts[:, latent["latent"]] > 0).float().mean().item()
+    assert latent["fires"] == pytest.approx(share, rel=0.25)
+
+
+def test_bad_rows_are_dropped_and_named():
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 3] = 7
+    x[0, 1], x[10], x[20] = torch.nan, x[11], torch.tensor([99.0, 0, 0, 7])
+    kept, looks = look(x)
+    assert sorted(set(range(300)) - set(kept.tolist())) == [0, 11, 20]
+    for said in ("1 row was dropped: with NaN", "copy", "10 times as far", "1 column is constant"):
+        assert said in " ".join(looks)
+
+
+def test_controls_keep_what_they_should():
+    x, noise = features(), gaussian_look_alike(features(), 100_000, seed=0)
+    assert torch.allclose(torch.cov(noise.T), torch.cov(x.T), atol=0.05 * torch.cov(x.T).max())
+    assert torch.allclose(noise.mean(dim=0), x.mean(dim=0), atol=0.5)
+    mixed = shuffled(x, seed=0)
+    assert torch.equal(mixed.sort(dim=0).values, x.sort(dim=0).values)
+    assert torch.corrcoef(mixed.T).fill_diagonal_(0).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("left", "again", "verdict"),
+    [
+        ((0.2, 0.2), 0.9, (True, True)),
+        ((0.2, 0.2), 0.05, (True, False)),  # the seeds agree on nothing
+        ((0.2, 0.45), 0.9, (False, True)),  # they differ by more than they are better
+        ((0.46, 0.46), 0.9, (False, True)),  # by less than a tenth
+    ],
+)
+def test_better_by_more_than_seeds_differ_and_by_a_tenth(left, again, verdict):
+    data = {"unexplained": left, "again": again}
+    noise = {"unexplained": (0.5, 0.5), "again": 0.01}
+    assert better({"data": data, "look-alike": noise}) == verdict
+
+
+def test_a_short_time_leaves_out_what_it_names(monkeypatch):
+    monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: d_sae / 1_000)
+    train, ks = torch.zeros(10, 8), [1, 2, 4]
+    assert plan(train, ks, None, 1_000)[1] == []
+    settings, left_out = plan(train, ks, None, 2)
+    assert settings["ks"] == [4] and settings["n_steps"] == 656
+    assert left_out == ["k = 1", "k = 2", 'the control "shuffled"', 'the control "frozen decoder"']
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.zeros(200, 4), "x.csv"])
+def test_bad_input_gets_one_sentence(bad, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=r"expected .*, got .*\.$"):
+        module.read(tmp_path / bad) if bad == "x.csv" else audit(bad, folder=tmp_path)
