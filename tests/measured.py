@@ -19,13 +19,12 @@ NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
 
 def declared(cell: dict) -> dict[str, float | None]:
     """{word: tolerance} of a cell's tags; None is one unit of the last digit."""
-    tags = [tag for tag in cell["metadata"].get("tags", []) if tag.startswith("measured")]
-    found = [re.fullmatch(r"measured: (.+?)(?: ±([\d.]+))?", tag) for tag in tags]
-    if None in found:
-        raise ValueError(
-            f"expected a tag like 'measured: L0 ±0.2', got {tags[found.index(None)]!r}"
-        )
-    return {m[1]: float(m[2]) if m[2] else None for m in found}
+    words = {}
+    for tag in [tag for tag in cell["metadata"].get("tags", []) if tag.startswith("measured")]:
+        if not (found := re.fullmatch(r"measured: (.+?)(?: ±([\d.]+))?", tag)):
+            raise ValueError(f"expected a tag like 'measured: L0 ±0.2', got {tag!r}")
+        words[found[1]] = float(found[2]) if found[2] else None
+    return words
 
 
 def places(word: str, text: str) -> list[tuple[int, int]]:
