@@ -412,7 +412,9 @@ def read(path: Path) -> np.ndarray | torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m beyond.audit", description=audit.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m beyond.audit", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "activations", type=Path, help=".npy, .pt or .safetensors: one row a sample"
     )
@@ -422,7 +424,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("audit"))
     given = parser.parse_args()
     try:
-        labels = given.labels and given.labels.read_text(encoding="utf-8").splitlines()
+        labels = given.labels and given.labels.read_text(encoding="utf-8").rstrip("\n").split("\n")
         result = audit(
             read(given.activations),
             labels,

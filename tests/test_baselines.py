@@ -23,7 +23,6 @@ SLANTED = torch.tensor([[1.0, 0.2], [0.5, 1.0]])  # two directions, a row each, 
 kmeans_of_four = functools.partial(kmeans_directions, n_clusters=4)
 sparse_coding_of_four = functools.partial(sparse_coding_directions, n_atoms=4)
 SIGNED = [neuron_directions, pca_directions, ica_directions]  # two a dimension, an opposite each
-all_five = pytest.mark.parametrize("baseline", [*SIGNED, kmeans_of_four, sparse_coding_of_four])
 
 
 def found(directions, truth) -> float:
@@ -31,14 +30,18 @@ def found(directions, truth) -> float:
     return match_features(cosine_similarity_matrix(directions, truth)).cosine.min()
 
 
-@all_five
-def test_directions_have_length_one_and_run_both_ways(baseline):
+@pytest.mark.parametrize("baseline", [*SIGNED, kmeans_of_four, sparse_coding_of_four])
+def test_directions_have_length_one_run_both_ways_and_depend_on_the_seed_alone(baseline):
     directions = baseline(SQUARE @ SLANTED)
     assert directions.shape == (4, 2) and directions.dtype == torch.float32
     assert baseline != neuron_directions or torch.equal(directions[:2], torch.eye(2))
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(4))
     if baseline in SIGNED:
         assert torch.equal(directions[2:], -directions[:2])
+    if baseline not in SIGNED[:2]:
+        x = random_directions(600, 5)
+        first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
+        assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
@@ -47,12 +50,6 @@ def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
     for middle in (0, 1_000):  # where in single precision, what varies is lost beside its square
         axes = pca_directions(x + middle)[:5]
         assert axes.diag().abs().min() > 0.99
-
-
-def test_ica_finds_slanted_directions_where_pca_cannot():
-    truth = torch.cat([SLANTED, -SLANTED])
-    assert found(ica_directions(SQUARE @ SLANTED), truth) > 0.99
-    assert found(pca_directions(SQUARE @ SLANTED), truth) < 0.95
 
 
 @pytest.mark.parametrize("axes", [random_directions(2, 5, seed=2), torch.eye(5)[:2]])
@@ -65,11 +62,10 @@ def test_ica_of_data_in_fewer_dimensions_has_two_directions_for_each_of_those(ax
 def test_kmeans_finds_single_directions_and_skips_activations_without_one():
     truth = random_directions(4, 5, seed=3)
     strengths = torch.tensor(GENERATOR.uniform(0.1, 1, (400, 1)), dtype=torch.float32)
-    alone = strengths * truth.repeat(100, 1)
     silent = 0.005 * random_directions(400, 5, seed=4)
-    for scale in (1e-3, 1, 1e3):  # what is short, is short beside the others
-        x = scale * torch.cat([silent, alone, torch.zeros(9, 5)])
-        assert found(kmeans_directions(x, 4), truth) > 0.999
+    x = torch.cat([silent, strengths * truth.repeat(100, 1), torch.zeros(9, 5)])
+    for scale in (1e-3, 1e3):  # what is short, is short beside the others
+        assert found(kmeans_directions(scale * x, 4), truth) > 0.999
 
 
 def test_sparse_coding_finds_what_is_mixed_and_keeps_the_signs():
@@ -78,23 +74,12 @@ def test_sparse_coding_finds_what_is_mixed_and_keeps_the_signs():
     assert found(sparse_coding_directions(5 * strengths @ truth, 6), truth) > 0.99
 
 
-@pytest.mark.parametrize("baseline", [ica_directions, kmeans_of_four, sparse_coding_of_four])
-def test_same_seed_gives_identical_directions_and_another_others(baseline):
-    x = random_directions(600, 5)
-    first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("baseline", [pca_directions, ica_directions, sparse_coding_of_four])
-def test_activations_that_are_all_the_same_are_refused(baseline):
-    with pytest.raises(ValueError, match="expected rows that differ, got the same"):
-        baseline(torch.ones(6, 5))
-
-
-def test_fewer_activations_than_clusters_are_refused():
-    x = torch.cat([torch.eye(3), torch.zeros(9, 3)])
+def test_activations_in_which_there_is_too_little_to_find_are_refused():
+    for baseline in (pca_directions, ica_directions, sparse_coding_of_four):
+        with pytest.raises(ValueError, match="expected rows that differ, got the same"):
+            baseline(torch.ones(6, 5))
     with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
-        kmeans_of_four(x)
+        kmeans_of_four(torch.cat([torch.eye(3), torch.zeros(9, 3)]))
     assert len(kmeans_of_four(torch.eye(4))) == 4
 
 

@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -14,12 +13,6 @@ from torch import nn
 
 from sae_lib import SparseAutoencoder, cosine_similarity_matrix, recovered, sae_loss, train_sae
 from sae_lib.lesson import exercises
-
-
-@pytest.fixture(autouse=True)
-def nothing_checked_yet(monkeypatch):
-    monkeypatch.setattr(exercises, "_best", {})
-
 
 dying_sae = functools.cache(exercises.dying_sae)
 
@@ -34,8 +27,9 @@ def short(monkeypatch):
 
 
 @pytest.fixture
-def said(capsys):
-    """What a check says of an answer."""
+def said(capsys, monkeypatch):
+    """What a check says of an answer; none was checked before."""
+    monkeypatch.setattr(exercises, "_best", {})
 
     def verdict(check, answer) -> str:
         assert check(answer) is None
@@ -72,26 +66,26 @@ def revive(sae, x, *, loud=False, same=False, resets=("W_enc", "b_enc")):
 
 def careless(answer):
     """The answer, which then spoils what it was given."""
-
-    def spoiling(*inputs):
-        value = answer(*inputs)
-        for tensor in inputs:
-            isinstance(tensor, torch.Tensor) and tensor.zero_()
-        return value
-
-    return spoiling
+    spoil = lambda inputs: [x.zero_() for x in inputs if isinstance(x, torch.Tensor)]  # noqa: E731
+    return lambda *inputs: (answer(*inputs), spoil(inputs))[0]
 
 
-def stub(*inputs):
-    raise NotImplementedError
+def raising(error):
+    def answer(*inputs):
+        raise error
+
+    return answer
 
 
-FUNCTIONS = [
-    ("the same price", exercises.check_price, price),
-    ("the cheat", exercises.check_cheat, cheat),
-    ("dead latents", exercises.check_revive, revive),
-]
-each_function = pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS)
+stub = raising(NotImplementedError)
+each_function = pytest.mark.parametrize(
+    ("name", "check", "right"),
+    [
+        ("the same price", exercises.check_price, price),
+        ("the cheat", exercises.check_cheat, cheat),
+        ("dead latents", exercises.check_revive, revive),
+    ],
+)
 
 
 def test_only_what_was_checked_is_counted_and_the_best_of_each_stays(said, capsys):
@@ -108,40 +102,29 @@ def test_only_what_was_checked_is_counted_and_the_best_of_each_stays(said, capsy
 def test_right_answers_pass_and_stubs_are_not_attempted_yet(name, check, right, said):
     text = said(check, careless(right))
     assert text.startswith(f"{name}: correct.")
-    assert check != exercises.check_revive or int(re.search(r"Left .* alive, (\d+)", text)[1]) < 8
+    if check == exercises.check_revive:
+        assert int(re.search(r"Left .* alive, (\d+)", text)[1]) < 8
+    else:
+        for form in (torch.as_tensor, np.asarray, lambda v: list(np.atleast_1d(v))):
+            assert ": correct." in said(check, lambda *inputs, form=form: form(right(*inputs)))
     for answer in (stub, torch.no_grad()(stub), None):
         assert said(check, answer) == f"{name}: not attempted yet.\n"
-    for check in (exercises.check_lambda, exercises.check_diagnosis):
-        assert said(check, None).endswith(": not attempted yet.\n")
 
 
 @each_function
 def test_errors_and_strange_answers_become_one_line(name, check, right, said, short):
-    def broken(*inputs):
-        raise KeyError("W_dec\nand more")
-
-    def unsupported(*inputs):
-        torch.ones(3).long().softmax(0)
-
-    def interrupted(*inputs):
-        raise KeyboardInterrupt
-
-    assert said(check, broken) == f"{name}: not yet. It raised KeyError: 'W_dec\\nand more'\n"
-    assert "It raised NotImplementedError: " in said(check, unsupported)
-    assert "SystemExit: done" in said(check, lambda *inputs: sys.exit("done"))
-    assert "'float' object is not callable" in said(check, 3.0)
-    with pytest.raises(KeyboardInterrupt):  # is no answer
-        check(interrupted)
-    endless = itertools.count()
-    for answer in (lambda: 0, lambda *i: {}, lambda *i: "x", lambda *i: endless, lambda *i: None):
+    for answer, words in (
+        (raising(KeyError("W_dec\nand more")), "It raised KeyError: 'W_dec\\nand more'"),
+        (raising(ValueError("one\ntwo")), "It raised ValueError: one\n"),
+        (raising(NotImplementedError("softmax")), "It raised NotImplementedError: softmax"),
+        (raising(SystemExit("done")), "SystemExit: done"),
+        (3.0, "'float' object is not callable"),
+        *((lambda *inputs, v=v: v, "") for v in ({}, "x", itertools.count(), None)),
+    ):
         text = said(check, answer)
-        assert text.startswith(f"{name}: not yet. ") and text.count("\n") == 1
-
-
-@pytest.mark.parametrize(("name", "check", "right"), FUNCTIONS[:2])
-@pytest.mark.parametrize("form", [torch.as_tensor, np.asarray, lambda v: list(np.atleast_1d(v))])
-def test_forms_of_a_right_answer(form, name, check, right, said):
-    assert ": correct." in said(check, lambda *inputs: form(right(*inputs)))
+        assert text.startswith(f"{name}: not yet. ") and words in text and text.count("\n") == 1
+    with pytest.raises(KeyboardInterrupt):  # is no answer
+        check(raising(KeyboardInterrupt))
 
 
 def test_each_wrong_price_is_named_or_shown_where_it_is_off(said):
@@ -153,35 +136,31 @@ def test_each_wrong_price_is_named_or_shown_where_it_is_off(said):
 
 
 def test_the_right_price_is_right():
-    """The colleague's loss is a constant times ours, at every SAE, so its minimum is the same."""
+    """The colleague's loss is a constant times ours, so its minimum is the same."""
     x, scale = exercises.mystery_activations(), 3.0
-    for seed in range(3):
-        x_hat, h = SparseAutoencoder(5, 8, seed=seed)(x)
-        hers = (scale * x_hat - scale * x).square().mean()
-        hers += price(0.1, 5, scale) * (scale * h).sum(dim=-1).mean()
-        torch.testing.assert_close(hers, sae_loss(x, x_hat, h, 0.1).total * scale**2 / 5)
-
-
-def one_too_many(truth):
-    return torch.cat([cheat(truth)[:19], truth[truth[:, 0] < 0][:1]])
+    x_hat, h = SparseAutoencoder(5, 8)(x)
+    hers = (scale * x_hat - scale * x).square().mean()
+    hers += price(0.1, 5, scale) * (scale * h).sum(dim=-1).mean()
+    torch.testing.assert_close(hers, sae_loss(x, x_hat, h, 0.1).total * scale**2 / 5)
 
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (lambda truth: truth[truth[:, 0] > 0], "a W_dec of shape (20, 5), got (5, 5)"),
+        (lambda truth: truth[truth[:, 0] > 0], r"a W_dec of shape \(20, 5\), got \(5, 5\)"),
         (lambda truth: truth.repeat(2, 1), "deservedly: 10 of 10 features are there"),
-        (one_too_many, "deservedly: 6 of 10 features are there"),
+        (
+            lambda truth: torch.cat([cheat(truth)[:19], truth[truth[:, 0] < 0][:1]]),
+            "deservedly: 6 of 10 features are there",
+        ),
         (lambda truth: cheat(truth) + 0.2, "and 0.999 is wanted"),
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: cheat(exercises._pairs(0)), "have neither a latent"),  # of the first alone
         (lambda truth: cheat(truth) * math.nan, "got NaN"),
-        (lambda truth: {}.get(0), "Expected numbers, got None"),
     ],
 )
 def test_cheats_that_fool_nobody(answer, hint, said):
-    text = said(exercises.check_cheat, answer)
-    assert text.startswith("the cheat: not yet. ") and hint in text
+    assert re.match(f"the cheat: not yet. .*{hint}", said(exercises.check_cheat, answer))
 
 
 @pytest.mark.parametrize(
@@ -190,8 +169,9 @@ def test_cheats_that_fool_nobody(answer, hint, said):
         (0.01, r"not yet\. λ = 0\.01 recovers \d+ of .* Too small: .*"),
         (torch.tensor(0.12), r"correct\. λ = 0\.12 recovers 16 of the 16 .* unexplained\."),
         (np.float32(0.5), r"not yet\. λ = 0\.5 recovers \d+ of .* Too large: .*"),
-        *((n, r"not yet\. .*expected 0 to 1e\+06, got .*") for n in (-1.0, 1e30, math.nan)),
-        *((x, r"not yet\. Expected .*, got .*") for x in ("0,1", [0.1, 1], {}, 1 + 0j, 10**400)),
+        (math.nan, r"not yet\. .*expected 0 to 1e\+06, got nan\."),
+        *((x, r"not yet\. Expected .*, got .*") for x in ("0,1", [0.1, 1], {}, 10**400)),
+        (None, r"not attempted yet\."),
     ],
 )
 def test_lambda_is_judged_by_the_features_it_finds(answer, text, said):
@@ -213,15 +193,15 @@ def test_the_broken_runs_show_their_faults(monkeypatch):
     runs = exercises.broken_runs()
     found = [recovered(sae.W_dec, exercises._mystery()[0]) for sae in saes]
     assert found[0] == 16 and max(found[1:]) < 12  # A, C, D; B is the start of the healthy run
-    assert list(runs) == ["healthy", *exercises.FAULTS] == ["healthy", "A", "B", "C", "D"]
     last = {name: {k: v[-1] for k, v in run.items()} for name, run in runs.items()}
+    healthy, a, b, _, d = last.values()
+    assert list(last) == ["healthy", *exercises.FAULTS] == ["healthy", "A", "B", "C", "D"]
     # with at least twice the room that moved starts took
-    assert last["A"]["norm"] > 2  # never renormalised: it grows
-    assert last["B"]["step"] < 100 and last["healthy"]["step"] == 799
-    assert last["B"]["l0"] > 1.4 * last["healthy"]["l0"]  # stopped while it still falls
+    assert a["norm"] > 2  # never renormalised: it grows
+    assert b["step"] < 100 and healthy["step"] == 799
+    assert b["l0"] > 1.4 * healthy["l0"]  # stopped while it still falls
     assert max(runs["C"]["norm"][5:]) < 0.7  # the wrong axis
-    assert 1_000 * last["D"]["error"] < last["healthy"]["error"]  # λ too small
-    assert last["D"]["l0"] > 1.5 * last["healthy"]["l0"]
+    assert 1_000 * d["error"] < healthy["error"] and d["l0"] > 1.5 * healthy["l0"]  # λ too small
     for name in ("healthy", "B", "D"):
         np.testing.assert_allclose(runs[name]["norm"], 1, rtol=1e-5)
 
@@ -232,15 +212,15 @@ RIGHT = {"A": 3, "B": 1, "C": 4, "D": 2}
 @pytest.mark.parametrize(
     ("diagnosis", "text"),
     [
-        (RIGHT, "correct. All four runs are told apart."),
-        ({run.lower(): str(n) for run, n in RIGHT.items()}, "correct. All four runs"),
-        (dict.fromkeys("ABCD"), "not attempted yet."),
-        ({}, "not attempted yet."),
+        (
+            {run.lower(): str(n) for run, n in RIGHT.items()},
+            "correct. All four runs are told apart.",
+        ),
+        *((blank, "not attempted yet.") for blank in (dict.fromkeys("ABCD"), {}, None)),
         (RIGHT | {"D": None}, "not yet. Right: A, B, C.\n"),
         ({"A": 3, "B": 7, "D": None}, "not yet. Right: A.\n  B: look at where the curves end.\n"),
         ({"B": 2}, "not yet. Right: none.\n  B: "),
-        *((answer, "not yet. Expected numbers as in") for answer in ("3142", [3, 1, 4, 2])),
-        ({"A": "three"}, "not yet. Expected numbers as in"),
+        *((odd, "not yet. Expected numbers as in") for odd in ([3, 1, 4, 2], {"A": "three"})),
     ],
 )
 def test_a_diagnosis_is_right_or_told_which_curve_to_look_at(diagnosis, text, said):
@@ -265,12 +245,10 @@ CHANGED = "Latents that were alive were changed too"
     ("answer", "hint"),
     [
         (functools.partial(revive, resets=[]), SILENT),
-        (lambda sae, x: sae(x), SILENT),
         (replacing, SILENT),
         (functools.partial(revive, same=True), "do not find all: .* a direction of its own"),
         (functools.partial(revive, loud=True), "do not find all: .* Too loud"),
         (and_then(lambda sae: sae.W_enc.data.mul_(1.01)), CHANGED),
-        (and_then(lambda sae: sae.b_enc.data.zero_(), from_call=2), CHANGED),
         (and_then(lambda sae: sae.W_dec.data.neg_(), from_call=2), CHANGED),
         (lambda sae, x: sae.b_enc.data.fill_(math.nan), "NaN or infinite"),
         (lambda sae, x: sae.b_enc.zero_(), "write `with torch.no_grad"),
@@ -280,17 +258,12 @@ def test_wrong_revivals_are_named(answer, hint, said, short):
     assert re.match(f"dead latents: not yet. .*{hint}", said(exercises.check_revive, answer))
 
 
-normalising = and_then(lambda sae: sae.normalize_decoder_())
-
-
-@pytest.mark.parametrize(
-    ("check", "answer"), [(exercises.check_lambda, 0.1), (exercises.check_revive, normalising)]
-)
-def test_fifteen_of_sixteen_is_not_all(check, answer, said, short, monkeypatch):
-    monkeypatch.setattr(exercises, "recovered", lambda *of: 15)
-    assert ": not yet." in said(check, answer)
-    monkeypatch.setattr(exercises, "recovered", lambda *of: 16)
-    assert ": correct." in said(check, answer)
+def test_fifteen_of_sixteen_is_not_all(said, short, monkeypatch):
+    normalising = and_then(lambda sae: sae.normalize_decoder_())
+    for found, verdict in ((15, ": not yet."), (16, ": correct.")):
+        monkeypatch.setattr(exercises, "recovered", lambda *of, found=found: found)
+        assert verdict in said(exercises.check_lambda, 0.1)
+        assert verdict in said(exercises.check_revive, normalising)
 
 
 def test_a_revival_gets_the_same_draw_each_time(said, short):

@@ -38,28 +38,22 @@ def test_cosines_of_hand_made_vectors_are_signed_and_ignore_length():
     a = torch.tensor([[3.0, 4.0], [-2.0, 0.0], [0.0, 0.0]])
     b = torch.tensor([[10.0, 0.0], [0.0, 0.1]])
     expected = torch.tensor([[0.6, 0.8], [-1.0, 0.0], [0.0, 0.0]])  # a zero row: 0, not nan
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        cosines = cosine_similarity_matrix(a.to(dtype), b.to(torch.float32).numpy())
-        torch.testing.assert_close(cosines, expected.double())
+    torch.testing.assert_close(cosine_similarity_matrix(a, b.numpy()), expected.double())
 
 
-def test_matching_adds_up_cosines_and_not_angles():
+def test_matching_adds_up_cosines_not_angles_and_may_leave_a_feature_without_a_latent():
     cosines = torch.tensor([[0.99, 0.8], [0.8, 0.5]])
     assert match_features(cosines).latent.tolist() == [1, 0]  # 0.8 + 0.8 > 0.99 + 0.5
     angles = cosines.arccos()
     assert angles[0, 1] + angles[1, 0] > angles[0, 0] + angles[1, 1]
-
-
-def test_a_feature_left_without_a_latent_has_index_minus_one_and_no_cosine():
-    matches = match_features(torch.tensor([[0.1, 0.9, 0.5]]))
+    matches = match_features(torch.tensor([[0.125, 0.875, 0.5]]).bfloat16())
     assert matches.latent.tolist() == [-1, 0, -1]
-    assert matches.cosine == pytest.approx([np.nan, 0.9, np.nan], nan_ok=True)
+    assert matches.cosine == pytest.approx([np.nan, 0.875, np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 6), (1, 1)])
-@pytest.mark.parametrize("seed", range(3))
-def test_matching_agrees_with_trying_every_assignment(shape, seed):
-    generator = torch.Generator().manual_seed(seed)
+def test_matching_agrees_with_trying_every_assignment(shape):
+    generator = torch.Generator().manual_seed(0)
     cosines = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
     latent, cosine = match_features(cosines)
     small, wide = min(shape), cosines if shape[0] <= shape[1] else cosines.T
@@ -93,9 +87,6 @@ def test_twenty_random_directions_in_five_dimensions_come_close_by_chance():
     chance = chance_cosines(five_axes_both_ways, d_sae=20)
     assert chance.shape == (200, 10)
     assert best_of_twenty - 0.01 < chance.mean() < best_of_twenty
-
-
-def test_chance_draws_differ_and_are_the_same_each_time():
     truth = 3 * random_directions(4, 5)
     first, again = (chance_cosines(truth, 8, n_draws=3) for _ in range(2))
     assert (first == again).all()
@@ -106,25 +97,20 @@ def test_chance_draws_differ_and_are_the_same_each_time():
 
 def test_a_latent_fires_above_one_hundredth_whatever_its_sign_and_l0_counts_them_in_a_row():
     latent_acts = torch.tensor([[0.0, FIRES, 0.0101], [-0.02, 1e-9, -0.0099]])
-    expected = [[False, False, True], [True, False, False]]
-    assert FIRES == 0.01 and fires(latent_acts).tolist() == expected
-    assert fires(latent_acts.numpy()).tolist() == expected
-    assert fires(latent_acts.view(2, 1, 3)).tolist() == [[row] for row in expected]
-    assert l0(latent_acts) == 1 and l0(torch.tensor([[1.0, 0.0, -2.0], [0.0, 0.5, 0.009]])) == 1.5
+    for acts in (latent_acts, latent_acts.numpy()):
+        assert fires(acts).tolist() == [[False, False, True], [True, False, False]]
+    assert FIRES == 0.01 and l0(latent_acts) == 1
+    assert l0(torch.tensor([[[1.0, 0.0, -2.0]], [[0.0, 0.5, 0.009]]])) == 1.5
 
 
 def test_fvu_of_three_predictions_of_one_small_set():
     x = torch.tensor([[0.0, 10.0], [4.0, 10.0]])
     assert fvu(x, x) == 0
     assert fvu(x, x.mean(dim=0).expand(2, 2)) == 1  # the mean explains nothing
-    assert fvu(x, torch.tensor([[1.0, 10.0], [4.0, 12.0]])) == 5 / 8
-
-
-def test_leading_axes_count_as_one():
-    x, x_hat = random_directions(60, 5), random_directions(60, 5, seed=1)
-    assert fvu(x.view(6, 2, 5, 5), x_hat.view(6, 2, 5, 5)) == fvu(x, x_hat)
-    sae = SparseAutoencoder(5, 8)
-    assert torch.equal(live_directions(sae, x[:4].view(2, 2, 5)), live_directions(sae, x[:4]))
+    x_hat = torch.tensor([[1.0, 10.0], [4.0, 12.0]])
+    assert fvu(x, x_hat) == fvu(x[None], x_hat[None]) == 5 / 8  # leading axes count as one
+    half = random_directions(64, 4).bfloat16()
+    assert fvu(half, 0 * half) == pytest.approx(fvu(half.double(), 0 * half.double()), rel=1e-9)
 
 
 def test_agreement_is_the_share_with_a_counterpart_taken_both_ways():
@@ -139,98 +125,59 @@ def test_live_directions_are_those_that_fire_on_some_input_and_without_any_nothi
     sae = SparseAutoencoder(3, 3)
     sae.W_enc.data.copy_(torch.eye(3))
     x = torch.tensor([[1.0, -1.0, 0.009]] * 3 + [[-1.0, 0.02, -1.0]])
-    assert torch.equal(live_directions(sae, x), sae.W_dec.detach()[:2])
+    for inputs in (x, x.view(2, 2, 3)):
+        assert torch.equal(live_directions(sae, inputs), sae.W_dec.detach()[:2])
     none = live_directions(sae, -x.abs())
     assert none.shape == (0, 3)
     assert agreement(none, x) == agreement(x, none) == agreement(none, none) == 0
 
 
-STRENGTHS = torch.tensor(  # of two features, on six inputs
-    [[1.0, 0.0], [0.5, 0.0], [0.0, 0.8], [0.4, 0.4], [0.0, 0.0], [1.0, 0.005]]
-)
-ACTS = torch.tensor([[1, 0], [0.4, 0], [0, 0], [0, 0.4], [0.009, 0.2], [1, 0]])
-
-
-def test_firing_of_two_features_by_hand():
-    fired = firing(STRENGTHS, ACTS)
+def test_firing_of_two_features_on_six_inputs_by_hand():
+    strengths = torch.tensor([[1, 0], [0.5, 0], [0, 0.8], [0.4, 0.4], [0, 0], [1, 0.005]])
+    acts = torch.tensor([[1, 0], [0.4, 0], [0, 0], [0, 0.4], [0.009, 0.2], [1, 0]])
+    fired = firing(strengths, acts)
     # feature 0 is on in inputs 0, 1, 3, 5, and it fires in 0, 1, 5 (0.009 does not count)
     # feature 1 is on in inputs 2, 3 (0.005 does not count), and it fires in 3, 4
     assert fired.precision.tolist() == pytest.approx([3 / 3, 1 / 2])
     assert fired.recall.tolist() == pytest.approx([3 / 4, 1 / 2])
     # alone: feature 0 in inputs 0 and 1; feature 1 in input 2
     assert fired.scale.tolist() == pytest.approx([(1 + 0.4) / (1 + 0.5), 0 / 0.8])
-
-
-def test_firing_of_a_feature_that_never_fires_or_is_never_on():
-    strengths, acts = STRENGTHS.clone(), ACTS.clone()
-    strengths[:, 1] = acts[:, 0] = 0
+    strengths[:, 1] = acts[:, 0] = 0  # never on; never fires
     fired = firing(strengths, acts)
     assert fired.precision[0].isnan() and fired.recall[0] == 0
     assert fired.precision[1] == 0 and fired.recall[1].isnan() and fired.scale[1].isnan()
 
 
-def test_trained_latents_fire_for_their_feature_and_rebuild_its_strength(trained):
-    strengths = trained.features[0] * trained.models[0].feature_directions.norm(dim=1)
-    cosines = cosine_similarity_matrix(trained.saes[0].W_dec, trained.models[0].feature_directions)
-    twins_added_up = trained.saes[0].encode(trained.pools[0]) @ (cosines >= 0.99).float()
-    fired = firing(strengths, twins_added_up)
-    assert fired.precision.min() > 0.99
-    assert fired.recall.min() > 0.9  # not 1: a feature and its opposite cancel out
-    assert fired.scale.min() > 0.99 and fired.scale.max() < 1
-
-
 def test_a_feature_is_found_if_its_latent_points_along_it_and_fires_with_it(trained):
     toy_model, sae = trained.models[0], copy.deepcopy(trained.saes[0])
     judged = judge(sae, toy_model)
+    precision, recall, scale = judged.firing
     assert judged.found.all() and judged.cosine.min() >= 0.99 and judged.chance.shape == (200, 10)
+    assert precision.min() > 0.99 and scale.min() > 0.99 and scale.max() < 1  # it shrinks
+    assert recall.min() > 0.9  # not 1: a feature and its opposite cancel out
     assert not judge(sae, toy_model, at=1.01).found.any()
     assert judge(sae.double(), toy_model).found.all()
     along = cosine_similarity_matrix(sae.W_dec, toy_model.feature_directions) >= 0.99
-    quiet = copy.deepcopy(sae)
-    quiet.b_enc.data[along[:, 3]] = -9.0  # those of feature 3 never fire
-    assert np.flatnonzero(~judge(quiet, toy_model).found).tolist() == [3]
-    shuffled = copy.deepcopy(sae)
-    shuffled.W_enc.data = shuffled.W_enc.data.roll(1, dims=1)
-    assert (
-        judge(shuffled, toy_model).found.sum() < 5
-        and recovered(shuffled.W_dec, toy_model.feature_directions) == 10
-    )
-    loud = copy.deepcopy(sae)
-    loud.b_enc.data[along[:, 3]] = 9.0  # those of feature 3 always fire
-    assert np.flatnonzero(~judge(loud, toy_model).found).tolist() == [3]
+    start = sae.b_enc.detach().clone()
+    for bias in (-9.0, 9.0):  # those of feature 3 never fire, or always
+        sae.b_enc.data[along[:, 3]] = bias
+        assert np.flatnonzero(~judge(sae, toy_model).found).tolist() == [3]
+        sae.b_enc.data.copy_(start)
+    sae.W_enc.data = sae.W_enc.data.roll(1, dims=1)
+    assert judge(sae, toy_model).found.sum() < 5
+    assert recovered(sae.W_dec, toy_model.feature_directions) == 10
 
 
-def test_half_precision_gives_what_full_precision_gives():
-    """On numbers that both can hold."""
-    x, truth = random_directions(64, 4).bfloat16(), random_directions(3, 4, seed=1).bfloat16()
-
-    def all_measures(x, truth):
-        acts, others = x.abs(), [*match_features(x), *chance_cosines(truth, 6, n_draws=2)]
-        others += [l0(acts), fvu(x, 0.5 * x), agreement(x, x[:9]), recovered(x, truth, at=0.5)]
-        return [*others, *(part.float() for part in firing(acts, acts))]
-
-    exact = all_measures(x.float(), truth.float())
-    for half, full in zip(all_measures(x, truth), exact, strict=True):
-        np.testing.assert_allclose(half, full, rtol=1e-6)
-    sae = SparseAutoencoder(4, 6).bfloat16()
-    assert live_directions(sae, x).dtype == oracle_sae(truth, 0.1).W_dec.dtype == torch.bfloat16
-
-
-AXES = 2 * torch.cat([torch.eye(5), -torch.eye(5)])  # five directions and their opposites
-
-
-def test_no_other_code_of_the_oracles_dictionary_has_a_lower_loss():
-    oracle, x = oracle_sae(AXES, 0.1), random_directions(200, 5)
+def test_oracle_has_the_unit_ground_truth_as_dictionary_and_no_other_code_has_a_lower_loss():
+    axes = torch.cat([torch.eye(5), -torch.eye(5)])  # five directions and their opposites
+    oracle, x = oracle_sae(2 * axes, 0.1), random_directions(200, 5)
+    assert torch.equal(oracle.W_dec, axes) and torch.equal(oracle.W_enc, axes.T)
+    assert oracle_sae(axes.bfloat16(), 0.1).b_enc.dtype == torch.bfloat16
+    assert oracle.encode(torch.eye(5)[:1]).tolist()[0] == pytest.approx([0.95] + [0] * 9)
     with torch.no_grad():
         code = oracle.encode(x)
         best = sae_loss(x, oracle.decode(code), code, 0.1).total
-        for seed, size in itertools.product(range(10), (1e-3, 1e-2, 0.1)):
+        for seed, size in enumerate((1e-3, 1e-2, 0.1)):
             noise = torch.randn(code.shape, generator=torch.Generator().manual_seed(seed))
             other = torch.relu(code + size * noise)
             assert sae_loss(x, oracle.decode(other), other, 0.1).total > best
-
-
-def test_oracle_has_the_unit_ground_truth_as_dictionary_and_fires_half_lambda_late():
-    oracle = oracle_sae(AXES, 0.1)
-    assert torch.equal(oracle.W_dec, AXES / 2) and torch.equal(oracle.W_enc, AXES.T / 2)
-    assert oracle.encode(torch.eye(5)[:1]).tolist()[0] == pytest.approx([0.95] + [0] * 9)

@@ -7,7 +7,6 @@ from variants import in_general_position, with_weights
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, l0, random_directions, sae_loss
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
-X = random_directions(64, 5, seed=1)
 
 
 def test_each_bias_the_relu_and_that_latent_i_writes_row_i_of_the_decoder():
@@ -39,10 +38,11 @@ def test_topk_keeps_the_strongest_after_the_relu_even_of_equals_and_has_no_price
 
 
 def test_new_sae_reads_along_its_unit_directions_and_has_no_biases():
-    sae = SparseAutoencoder(5, 20)
+    sae = SparseAutoencoder(5, 20, seed=3)
     shapes = {name: tuple(w.shape) for name, w in sae.named_parameters()}
     assert shapes == {"W_enc": (5, 20), "b_enc": (20,), "W_dec": (20, 5), "b_dec": (5,)}
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(20))
+    assert torch.equal(sae.W_dec, random_directions(20, 5, seed=3))
+    assert not torch.isclose(sae.W_dec, SparseAutoencoder(5, 20, seed=4).W_dec).any()
     assert torch.equal(sae.W_enc, 0.5 * sae.W_dec.T)  # 2 · 5 / 20
     assert sae.W_enc.is_contiguous()  # a fused optimiser reads weights in the order they lie in
     assert not sae.b_enc.any() and not sae.b_dec.any()
@@ -52,28 +52,16 @@ def test_new_sae_reads_along_its_unit_directions_and_has_no_biases():
 
 @pytest.mark.parametrize("d_sae", [20, 200])
 def test_at_first_x_hat_is_about_x_and_half_of_the_latents_are_positive(d_sae):
+    x = random_directions(64, 5, seed=1)
     with torch.no_grad():
-        codes = [SparseAutoencoder(5, d_sae, seed=seed)(X) for seed in range(16)]
+        codes = [SparseAutoencoder(5, d_sae, seed=seed)(x) for seed in range(16)]
     x_hat, latent_acts = map(torch.stack, zip(*codes, strict=True))
-    assert x_hat.norm(dim=-1).mean() == pytest.approx(1, abs=0.2)  # X has length 1
-    assert (x_hat - X).norm(dim=-1).mean() < 0.8
+    assert x_hat.norm(dim=-1).mean() == pytest.approx(1, abs=0.2)  # x has length 1
+    assert (x_hat - x).norm(dim=-1).mean() < 0.8
     assert (latent_acts > 0).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_same_seed_same_directions_and_another_seed_others():
-    first, again, other = (SparseAutoencoder(5, 20, seed=seed).W_dec for seed in (3, 3, 4))
-    assert torch.equal(first, again) and torch.equal(first, random_directions(20, 5, seed=3))
-    assert not torch.isclose(first, other).any()
-
-
-def test_random_directions_are_uniform_on_the_sphere():
-    directions = random_directions(20_000, 5)
-    torch.testing.assert_close(directions.norm(dim=1), torch.ones(20_000))
-    assert directions.mean(dim=0).abs().max() < 5 * (0.2 / 20_000) ** 0.5
-    assert (directions.T @ directions / 20_000 - torch.eye(5) / 5).abs().max() < 0.01
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_normalizing_changes_lengths_and_nothing_else_and_leaves_zero_rows(dtype):
     sae = in_general_position(SparseAutoencoder(2, 3)).to(dtype)
     with_weights(sae, W_dec=torch.tensor([[3, 4], [0, 0], [0, -9]]))

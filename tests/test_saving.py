@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import Gated, in_general_position, same_weights
+from variants import in_general_position, same_weights
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae, save_sae
@@ -19,15 +19,23 @@ from sae_lib.saving import load_sae, save_sae
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 FILES = ["cfg.json", "sae_weights.safetensors"]
+WRITTEN = {  # by SAELens 6.54
+    "device": "cpu", "normalize_activations": "none", "reshape_activations": "none",
+    "decoder_init_norm": 0.1, "l1_coefficient": 1.0, "lp_norm": 1.0, "l1_warm_up_steps": 0,
+    "use_sparse_activations": False, "aux_loss_coefficient": 1,
+    "metadata": {"sae_lens_version": "6.54.12", "training_architecture_details": {"lp_norm": 1}},
+}  # fmt: skip
 
 
-def edit(folder, *, without=(), weights=None, **config):
-    """Change what the two files of a saved SAE say."""
+def edit(folder, *, without=(), weights=None, raw=None, **config):
+    """Change what the two files of a saved SAE say; raw: the bytes of one of them."""
     path = folder / "cfg.json"
     content = json.loads(path.read_text()) | config
     path.write_text(json.dumps({k: v for k, v in content.items() if k not in without}))
     if weights:
         (folder / FILES[1]).write_bytes(save(SparseAutoencoder(5, 20).state_dict() | weights))
+    for name, data in (raw or {}).items():
+        (folder / name).write_bytes(data)
 
 
 @pytest.fixture
@@ -36,20 +44,28 @@ def folder(tmp_path):
     return tmp_path / "sae"
 
 
-@pytest.mark.parametrize("sae", [SparseAutoencoder(5, 20), TopKSparseAutoencoder(5, 20, k=3)])
+@pytest.mark.parametrize(
+    "sae",
+    [
+        SparseAutoencoder(5, 20),
+        TopKSparseAutoencoder(5, 20, k=np.int64(3)),
+        SparseAutoencoder(5, 20).bfloat16(),
+    ],
+)
 def test_a_saved_sae_comes_back_the_same(sae, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_sae(in_general_position(sae), "~/new/folder")
     loaded = load_sae("~/new/folder")
     assert type(loaded) is type(sae) and getattr(loaded, "k", 3) == 3
-    assert same_weights(loaded, sae) and all(w.requires_grad for w in loaded.parameters())
+    assert same_weights(loaded, sae.float()) and all(w.requires_grad for w in loaded.parameters())
     assert all(map(torch.equal, loaded(X), sae(X)))
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == FILES
 
 
 def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     W_enc, b_enc, W_dec, b_dec = (w.detach() for w in load_sae(folder).parameters())
-    edit(folder, without=["apply_b_dec_to_input"])  # its default is to subtract b_dec from x
+    # its default is to subtract b_dec from x; what only its training reads changes nothing
+    edit(folder, without=["apply_b_dec_to_input"], **WRITTEN)
     h = torch.relu((X - b_dec) @ W_enc + b_enc)
     torch.testing.assert_close(load_sae(folder)(X), (h @ W_dec + b_dec, h), atol=1e-5, rtol=1e-5)
     edit(folder, architecture="topk", k=2, rescale_acts_by_decoder_norm=True)
@@ -60,36 +76,26 @@ def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     torch.testing.assert_close(load_sae(folder)(X), (x_hat, h), atol=1e-5, rtol=1e-5)
 
 
-def test_what_only_saelens_training_reads_changes_nothing(folder):
-    before = load_sae(folder)
-    written = {"device": "cpu", "normalize_activations": "none", "reshape_activations": "none"}
-    training = {"decoder_init_norm": 0.1, "l1_coefficient": 1.0, "lp_norm": 1.0}
-    training |= {"l1_warm_up_steps": 0, "use_sparse_activations": False, "aux_loss_coefficient": 1}
-    metadata = {"sae_lens_version": "6.54.12", "training_architecture_details": training}
-    edit(folder, metadata=metadata, **written, **training)  # as SAELens 6.54 writes them
-    assert same_weights(load_sae(folder), before)
-
-
 @pytest.mark.parametrize("missing", [[], *([name] for name in FILES)])
-def test_what_is_there_is_replaced_only_when_asked_for(missing, folder):
+def test_what_is_there_is_replaced_only_when_asked_for_and_possible(missing, folder):
     for name in missing:
         (folder / name).unlink()
     before = {path: path.read_bytes() for path in folder.iterdir()}
+    sae, spoilt = SparseAutoencoder(4, 8), SparseAutoencoder(4, 8)
+    spoilt.b_enc.data[0] = math.nan
     with pytest.raises(FileExistsError, match="holds an SAE already; pass overwrite=True"):
-        save_sae(SparseAutoencoder(4, 8), folder)
+        save_sae(sae, folder)
+    with pytest.raises(ValueError, match="b_enc: expected finite"):
+        save_sae(spoilt, folder, overwrite=True)
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
-    save_sae(SparseAutoencoder(4, 8), folder, overwrite=True)
+    save_sae(sae, folder, overwrite=True)
     assert load_sae(folder).W_dec.shape == (8, 4)
 
 
-@pytest.mark.parametrize("write", ["write_bytes", "write_text"])
-def test_a_crash_while_overwriting_leaves_nothing_that_loads(write, folder, monkeypatch):
-    def crashing(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, write, crashing)
-    with pytest.raises(KeyboardInterrupt):
-        save_sae(TopKSparseAutoencoder(5, 20, k=3), folder, overwrite=True)
+def test_a_crash_while_overwriting_leaves_nothing_that_loads(folder, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_sae(SparseAutoencoder(5, 20), folder, overwrite=True)
     with pytest.raises(FileNotFoundError, match=r"cfg\.json"):
         load_sae(folder)
 
@@ -99,30 +105,10 @@ class NoReLU(SparseAutoencoder):
         return x @ self.W_enc + self.b_enc
 
 
-@pytest.mark.parametrize("kind", [NoReLU, Gated])
-def test_an_sae_whose_class_computes_something_else_is_not_saved(kind, tmp_path):
-    with pytest.raises(ValueError, match=f"got a {kind.__name__} that computes something else"):
-        save_sae(kind(5, 20), tmp_path / "sae")
+def test_an_sae_whose_class_computes_something_else_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="got a NoReLU that computes something else"):
+        save_sae(NoReLU(5, 20), tmp_path / "sae")
     assert not (tmp_path / "sae").exists()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("device", [None, "meta"])
-def test_torchs_defaults_change_no_file_and_no_sae(dtype, device, tmp_path):
-    sae = in_general_position(TopKSparseAutoencoder(5, 20, k=3))
-    try:
-        torch.set_default_dtype(dtype)
-        torch.set_default_device(device)
-        save_sae(sae, tmp_path)
-        loaded = load_sae(tmp_path)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
-    assert loaded.W_dec.dtype == torch.float32 and same_weights(loaded, sae)
-
-
-TOPK = {"architecture": "topk", "k": 3}
-OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
 
 
 @pytest.mark.parametrize(
@@ -131,22 +117,18 @@ OLD = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}
         ({"architecture": "jumprelu"}, "architecture: expected one of .*, got 'jumprelu'"),
         ({"without": ["architecture"]}, "'architecture'"),
         ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
-        ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
         ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
-        ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
-        (TOPK | {"k": 0}, r"k: expected one of range\(1, 21\), got 0"),
-        (TOPK | {"k": 21}, r"k: expected one of range\(1, 21\), got 21"),
-        (TOPK | {"without": ["k"]}, "'k'"),
+        ({"architecture": "topk", "k": 0}, r"k: expected one of range\(1, 21\), got 0"),
         ({"k": 3}, "k: expected no such key, got 3"),
-        (OLD, "activation_fn_str: expected no such key, got 'topk'"),
-        ({"hook_name": "blocks.0.attn.hook_z"}, "hook_name: expected no such key, got 'blocks"),
         ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
         ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
         ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
-        ({"weights": {"W_dec": torch.ones(20, 5).long()}}, "W_dec: expected floats"),
         ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
         ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
+        *(({"raw": {name: data}}, "") for name in FILES for data in (b"", b"\xff" * 64, b"[1]")),
+        ({"raw": {FILES[1]: b"version https://git-lfs.github.com"}}, "is a Git LFS pointer"),
+        ({"raw": {FILES[1]: b" <a>"}}, "is a web page"),
     ],
 )
 def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message, folder):
@@ -154,33 +136,3 @@ def test_what_is_no_relu_or_topk_sae_is_refused_in_one_sentence(change, message,
     with pytest.raises(ValueError, match=f"holds no SAE that can be read: .*{message}") as raised:
         load_sae(folder)
     assert "\n" not in str(raised.value)
-
-
-WOULD_END_PYTHON = b"cbuiltins\nexit\n(tR."  # were it unpickled
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"[1]", WOULD_END_PYTHON, POINTER, b" <a>"])
-def test_garbage_is_refused_in_one_sentence_and_a_missing_file_is_named(content, name, folder):
-    (folder / name).write_bytes(content)
-    with pytest.raises(ValueError, match="holds no SAE that can be read: ") as raised:
-        load_sae(folder)
-    said = {POINTER: f"{FILES[1]} is a Git LFS pointer", b" <a>": f"{FILES[1]} is a web page"}
-    assert name == FILES[0] or said.get(content, "") in str(raised.value)
-    assert "\n" not in str(raised.value)
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        load_sae(folder)
-
-
-def test_half_precision_a_numpy_k_and_weights_that_are_not_finite(tmp_path):
-    sae = SparseAutoencoder(5, 20).bfloat16()
-    save_sae(sae, tmp_path)
-    torch.testing.assert_close(load_sae(tmp_path).W_dec, sae.W_dec.float())
-    save_sae(TopKSparseAutoencoder(5, 20, k=np.int64(3)), tmp_path, overwrite=True)
-    assert load_sae(tmp_path).k == 3
-    sae.b_enc.data[0] = math.nan
-    with pytest.raises(ValueError, match="b_enc: expected finite"):
-        save_sae(sae, tmp_path, overwrite=True)
-    assert load_sae(tmp_path).k == 3  # what was there is still there

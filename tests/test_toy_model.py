@@ -20,13 +20,12 @@ def test_two_opposite_features_in_one_dimension():
     assert model(features).tolist() == [[0.75, 0.0], [0.0, 1.0], [0.25, 0.0]]  # (Wᵀh + b)₊
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9])
-def test_features_are_on_as_often_as_said_independently_and_uniform_when_on(sparsity):
-    features = ToyModel(sparsity=sparsity).sample_features(20_000)
+def test_features_are_on_as_often_as_said_independently_and_uniform_when_on():
+    features = ToyModel(sparsity=0.7).sample_features(20_000)
     is_on, quarters = (features > 0).float(), torch.tensor([0.25, 0.5, 0.75])
     assert features.shape == (20_000, 10) and features.min() >= 0 and features.max() < 1
     # each within five standard errors
-    assert is_on.mean(dim=0) == pytest.approx(1 - sparsity, abs=0.018)
+    assert is_on.mean(dim=0) == pytest.approx(0.3, abs=0.017)
     assert (torch.corrcoef(is_on.T) - torch.eye(10)).abs().max() < 5 / 20_000**0.5
     measured = torch.quantile(features[features > 0][:20_000], quarters)
     torch.testing.assert_close(measured, quarters, atol=0.018, rtol=0)
@@ -37,13 +36,11 @@ def test_samples_depend_on_the_seed_alone_and_a_generator_moves_on():
     first, second = (model.sample_features(50, seed=generator) for _ in range(2))
     assert torch.equal(first, ToyModel(seed=9).sample_features(50, seed=3))
     assert not torch.equal(first, second)
-    other = model.sample_features(50, seed=4)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, model.sample_features(50, seed=4))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_training_agrees_with_a_plain_loop(dtype):
-    fast, plain = ToyModel(seed=1).to(dtype), ToyModel(seed=1).double()
+def test_training_agrees_with_a_plain_loop():
+    fast, plain = ToyModel(seed=1).double(), ToyModel(seed=1).double()
     train_toy_model(fast, n_steps=30, batch_size=16, lr=0.02, seed=5)
     generator = torch.Generator().manual_seed(5)
     optimizer = torch.optim.Adam(plain.parameters())
@@ -54,10 +51,7 @@ def test_training_agrees_with_a_plain_loop(dtype):
         (((features - rebuilt) ** 2).sum() / 16).backward()
         optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * step / 30))
         optimizer.step()
-    assert fast.W.dtype == dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
-    torch.testing.assert_close(fast.W.double(), plain.W, atol=tolerance, rtol=0)
-    torch.testing.assert_close(fast.b.double(), plain.b, atol=tolerance, rtol=0)
+    torch.testing.assert_close(fast.state_dict(), plain.state_dict(), atol=1e-9, rtol=0)
 
 
 def test_a_run_that_diverges_says_so():

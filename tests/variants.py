@@ -33,18 +33,6 @@ def frozen_decoder(d_in, d_sae, *, seed):
     return sae
 
 
-class Gated(SparseAutoencoder):
-    """A weight of its own: a threshold for each latent, below which it hardly fires."""
-
-    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
-        super().__init__(d_in, d_sae, seed=seed)
-        self.threshold = nn.Parameter(torch.full((d_sae,), 0.2))
-
-    def encode(self, x):
-        z = super().encode(x)
-        return z * torch.sigmoid((z - self.threshold) / 0.05)
-
-
 class BatchTopK(TopKSparseAutoencoder):
     """Keep the k strongest latents per input on average: k times the batch in all.
 
@@ -80,14 +68,3 @@ class Scaled(SparseAutoencoder):
         x_hat, latent_acts = self(x)
         self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=0)
         return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
-
-
-class FloatMean(SparseAutoencoder):
-    """Keeps one float that comes from the data."""
-
-    activity = 1.0
-
-    def loss(self, x, l1_coefficient):
-        loss = super().loss(x, l1_coefficient * self.activity)
-        self.activity = loss.reconstruction.item()
-        return loss

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from beyond.audit import gaussian_look_alike
 from beyond.real_model import cards, latents, steer
 from beyond.real_model.activations import Activations, collect
 from beyond.real_model.language_model import OUT, load_language_model, with_random_weights
 from beyond.real_model.texts import film_texts, word_lists
-from beyond.real_model.train import SoftFrozen, TopK, look_alike, train
+from beyond.real_model.train import SoftFrozen, TopK, train
 
 # Spanish and Portuguese: 26 of the page's texts are in these, and none in French
 FOREIGN = {
@@ -84,7 +85,7 @@ class Study:
     @cached_property
     def noise(self) -> torch.Tensor:
         x = self.activations.x
-        return look_alike(x[: self.activations.n_train], len(x))
+        return gaussian_look_alike(x[: self.activations.n_train], len(x), seed=0)
 
     @cached_property
     def about(self) -> list[str]:

@@ -85,7 +85,7 @@ def test_controls_keep_what_they_should():
     [
         ((0.2, 0.2), 0.9, (True, True)),
         ((0.2, 0.2), 0.05, (True, False)),  # the seeds agree on nothing
-        ((0.2, 0.45), 0.9, (False, True)),  # they differ by more than they are better
+        ((0.1, 0.35), 0.9, (False, True)),  # they differ by more than they are better
         ((0.46, 0.46), 0.9, (False, True)),  # by less than a tenth
     ],
 )
@@ -104,7 +104,7 @@ def test_a_short_time_leaves_out_what_it_names(monkeypatch):
     assert left_out == ["k = 1", "k = 2", 'the control "shuffled"', 'the control "frozen decoder"']
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.zeros(200, 4), "x.csv"])
+@pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.eye(50), "x.csv"])
 def test_bad_input_gets_one_sentence(bad, tmp_path):
     with pytest.raises((TypeError, ValueError), match=r"expected .*, got .*\.$"):
         module.read(tmp_path / bad) if bad == "x.csv" else audit(bad, folder=tmp_path)

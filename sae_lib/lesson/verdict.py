@@ -27,7 +27,7 @@ def show_verdict(history: TrainingHistory, toy_model: ToyModel, at: float = 0.99
     headline = f"{n_found} of {n} recovered"
     facts = [
         f"worst cosine {np.floor(1000 * worst) / 1000:.3f}",
-        f"the luckiest of {len(judgement.chance)} random dictionaries: {luckiest:.3f}",
+        f"by chance {luckiest:.3f}: the luckiest of {len(judgement.chance)} random dictionaries",
         f"recovered means: cosine {at} or more, and firing with its feature",
         f"{len(sae.W_dec)} latents, decoder rows of length {norms.min():.2f} to {norms.max():.2f}",
         f"λ = {falling}{how['l1_coefficient']}, {how['n_steps']:,} steps of {how['batch_size']}",
