@@ -1,8 +1,11 @@
 """Many at once end where each ends alone; what cannot be stacked is trained one by one."""
 
 import contextlib
+<<<<<<< HEAD
 import functools
 import warnings
+=======
+>>>>>>> diet
 
 import numpy as np
 import pytest
@@ -96,10 +99,10 @@ def test_a_loop_of_the_readers_own_is_used_and_if_it_would_mix_the_saes_one_by_o
             torch.testing.assert_close(sae.W_dec, other.W_dec, atol=1e-9, rtol=1e-6)
 
 
-@pytest.mark.parametrize("odd", [SparseAutoencoder, functools.partial(TopKSparseAutoencoder, k=3)])
-def test_one_that_differs_in_class_or_settings_is_not_stacked(odd):
+@pytest.mark.parametrize(("kind", "k"), [(variants.BatchTopK, 2), (TopKSparseAutoencoder, 3)])
+def test_one_that_differs_in_class_or_settings_is_not_stacked(kind, k):
     saes = three(TopKSparseAutoencoder, k=2)
-    saes[1], alone = odd(5, 20, seed=1).double(), odd(5, 20, seed=1).double()
+    saes[1], alone = (kind(5, 20, k=k, seed=1).double() for _ in range(2))
     with pytest.warns(UserWarning, match="one class with the same settings"):
         train_saes(saes, POOLS, n_steps=10)
     train_sae(alone, POOLS[1], n_steps=10)
