@@ -1,6 +1,6 @@
 """Is an SAE on this matrix worth anything? One command trains it, and what it has to beat.
 
-    python -m beyond.audit activations.npy [--labels texts.txt] [--minutes 10] [--folder audit]
+    python -m beyond.audit activations.npy [--labels texts.txt] [--minutes 10] [--folder out/audit]
 
 From Python: `audit(activations)`. Both write a folder: the page (page.html), the numbers
 (audit.json), and the SAE for the raw activations (sae/), which `load_sae` and SAELens read.
@@ -87,7 +87,7 @@ def audit(
     ks: Sequence[int] | None = None,
     n_steps: int | None = None,
     minutes: float = 10,
-    folder: str | Path = "audit",
+    folder: str | Path = "out/audit",
     seed: int = 0,
 ) -> Audit:
     """Train TopK SAEs on activations (n_rows, d_in) and on controls, and write a page about them.
@@ -412,17 +412,19 @@ def read(path: Path) -> np.ndarray | torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m beyond.audit", description=audit.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m beyond.audit", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "activations", type=Path, help=".npy, .pt or .safetensors: one row a sample"
     )
     parser.add_argument("--labels", type=Path, help="a text file with a line for each row")
     parser.add_argument("--ks", type=int, nargs="+")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--folder", type=Path, default=Path("audit"))
+    parser.add_argument("--folder", type=Path, default=Path("out/audit"))
     given = parser.parse_args()
     try:
-        labels = given.labels and given.labels.read_text(encoding="utf-8").splitlines()
+        labels = given.labels and given.labels.read_text(encoding="utf-8").rstrip("\n").split("\n")
         result = audit(
             read(given.activations),
             labels,

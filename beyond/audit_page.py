@@ -35,7 +35,7 @@ tr.head th { padding: .7rem 0 .2rem; border-bottom: 1px solid #bbb; }
 .note { color: #555; font-size: .9rem; }
 @media print { body { font-size: 10.5pt; margin: 0; max-width: none; } @page { margin: 16mm; }
   .plots { grid-template-columns: repeat(3, 1fr); } h2 { break-after: avoid; }
-  table { break-inside: avoid; } .latents { columns: 2; font-size: 9pt; } }
+  table { break-inside: avoid; } .latents { font-size: 9pt; } }
 """
 
 
@@ -171,13 +171,13 @@ def numbers(table: dict[int, dict], n_centres: int) -> str:
     blocks = {
         "Left unexplained, each seed": ("unexplained", percent, list(LOOKS)),
         "Found again by the other seed": ("again", percent, ["data", "look-alike"]),
-        "… counted from a cosine of": ("again at", "{:.2f}".format, ["data", "look-alike"]),
+        "… counted from a cosine of": ("again at", "{:.2f}".format, ["look-alike"]),
         "Agreement, cosine of 0.99 or more": ("agreement", percent, ["data", "look-alike"]),
         "L0": ("l0", "{:.2f}".format, ["data", "look-alike"]),
         "Dead latents": ("dead", percent, ["data", "look-alike"]),
         "Mean |cosine| of two decoder rows": ("cosine", "{:.2f}".format, ["data", "look-alike"]),
     }
-    head = "".join(f"<th>k = {k}</th>" for k in table)
+    head = "".join(f"<th>k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{k}</th>" for k in table)
     lines = [f"<tr><th></th>{head}</tr>"]
     for title, (name, words, kinds) in blocks.items():
         lines.append(f'<tr class="head"><th colspan="{1 + len(table)}">{title}</th></tr>')

@@ -27,23 +27,25 @@ CASES = {
     "15 in 5": ((15, 5, 0.95), 40, ({"l1": 0.2} | CROWDED, {"k": 1} | CROWDED), 16, 2),
     "100 in 30": ((100, 30, 0.95), 200, ({"l1": 0.1} | CROWDED, {"k": 5} | CROWDED), 2, 1),
 }
+METHODS = {
+    "sparse coding, 2n atoms": lambda x, n, seed: sparse_coding_directions(x, 2 * n, seed=seed),
+    "k-means, n clusters": lambda x, n, seed: kmeans_directions(x, n, seed=seed),
+    "FastICA, both signs": lambda x, n, seed: ica_directions(x, seed=seed),
+}
 
 
 @cache
 def saes_of(case: str) -> dict[str, dict]:
     """{method: {toy model: SAEs}}, trained once for both of their uses."""
-    sizes, d_sae, settings, n_seeds, _ = CASES[case]
-    models = toy_models(*sizes)
-    names = ("L1 SAE", "TopK SAE")
-    return {
-        name: trained(models, d_sae, seeds=range(n_seeds), **setting)
-        for name, setting in zip(names, settings, strict=True)
-    }
+    sizes, d_sae, (l1, topk), n_seeds, _ = CASES[case]
+    models, seeds = toy_models(*sizes), range(n_seeds)
+    kinds = {"L1 SAE": l1, "TopK SAE": topk}
+    return {name: trained(models, d_sae, seeds=seeds, **how) for name, how in kinds.items()}
 
 
-def seconds(job) -> float:
+def seconds(job, *inputs) -> float:
     started = time.process_time()
-    job()
+    job(*inputs)
     return time.process_time() - started
 
 
@@ -54,28 +56,20 @@ def baselines() -> Iterator[dict]:
     seconds are of one thread, for encoding a million inputs.
     """
     for case, (sizes, _, _, _, n_seeds) in CASES.items():
-        models, n = toy_models(*sizes), sizes[0]
-        methods = {
-            "sparse coding, 2n atoms": lambda x, s, n=n: sparse_coding_directions(x, 2 * n, seed=s),
-            "k-means, n clusters": lambda x, s, n=n: kmeans_directions(x, n, seed=s),
-            "FastICA, both signs": lambda x, s: ica_directions(x, seed=s),
-        }
-        for m, model in models.items():
+        saes = saes_of(case)
+        for m, model in toy_models(*sizes).items():
             x, ground_truth = data(model, 20_000, m)[1], model.feature_directions
-            for method, find in methods.items():
-                row = {"case": case, "method": method, "toy_model": m}
-                row["recovered"] = [recovered(find(x, s), ground_truth) for s in range(n_seeds)]
+            for method, find in METHODS.items():
+                found = [find(x, sizes[0], seed) for seed in range(n_seeds)]
+                row = {"recovered": [recovered(directions, ground_truth) for directions in found]}
                 if method.startswith("sparse"):
-                    D = normalize(ground_truth, dim=1)
-                    spent = seconds(lambda: lasso(x[:1_000], D, 0.03))  # noqa: B023
+                    spent = seconds(lasso, x[:1_000], normalize(ground_truth, dim=1), 0.03)
                     row["seconds per million"] = 1_000 * spent
-                yield row
-            for method, saes in saes_of(case).items():
-                row = {"case": case, "method": method, "toy_model": m}
-                row["recovered"] = [recovered(sae.W_dec, ground_truth) for sae in saes[m]]
-                with torch.no_grad():
-                    spent = seconds(lambda: [saes[m][0].encode(x) for _ in range(10)])  # noqa: B023
-                yield row | {"seconds per million": 5 * spent}
+                yield {"case": case, "method": method, "toy_model": m} | row
+            for method, of in saes.items():
+                row = {"recovered": [recovered(sae.W_dec, ground_truth) for sae in of[m]]}
+                row["seconds per million"] = 50 * seconds(torch.no_grad()(of[m][0].encode), x)
+                yield {"case": case, "method": method, "toy_model": m} | row
 
 
 def lasso(x: torch.Tensor, directions: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import normalize
 
-from evidence.common import CROWDED, data, scores, toy_models, trained
+from evidence.common import CROWDED, data, mean_agreement, scores, toy_models, trained
 from sae_lib import (
     FALLING_PRICE,
     SparseAutoencoder,
     ToyModel,
-    agreement,
     cosine_similarity_matrix,
     fires,
     match_features,
@@ -55,8 +54,7 @@ def spares(
 def agreement_of_common(saes: list[SparseAutoencoder], x: torch.Tensor) -> float:
     """Agreement of the seeds if only latents count that fire on at least 1 % of the inputs."""
     often = [s.W_dec[fires(s.encode(x)).float().mean(dim=0) >= 0.01] for s in saes]
-    agreed = [agreement(a, b) for i, a in enumerate(often) for b in often[:i]]
-    return sum(agreed) / len(agreed)
+    return mean_agreement(often)
 
 
 def crowded_map() -> Iterator[dict]:

@@ -227,7 +227,7 @@ def choosing_k() -> Iterator[dict]:
                 m = row["toy_model"]
                 x = data(models[m], 10_000, m + 1_000)[1]
                 live = [live_directions(sae, x) for sae in saes[m]]
-                row["mean |cosine|"] = [mean_abs_cosine(directions) for directions in live]
+                row["mean abs cosine"] = [mean_abs_cosine(directions) for directions in live]
                 noise = gaussian(models[m], 10_000, m + 1_000)
                 live = [live_directions(sae, noise) for sae in nulls[m]]
                 row["null fvu"] = [fvu(noise, sae(noise)[0]) for sae in nulls[m]]

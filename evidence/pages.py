@@ -241,8 +241,8 @@ def absorption() -> str:
         share = group["A's fires on A and B"]
         group["silent"], group["always"] = share < 0.05, share > 0.95
     columns |= {
-        "runs where it never fires on A and B": ("silent",),
-        "where it always does": ("always",),
+        "runs where A and B silence it": ("silent",),
+        "where it fires on all A and B": ("always",),
     }
     corner = "share of the inputs on which A's latent fires"
     return summary(groups, columns, corner) + "\n\n" + made_by("absorption")
@@ -276,7 +276,7 @@ def rare() -> str:
 
 
 def choosing_k() -> str:
-    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean |cosine|"}
+    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean abs cosine"}
     names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
     rows = []  # for each case, k and toy model the means over its SAEs
     for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
@@ -285,19 +285,16 @@ def choosing_k() -> str:
         rows.append({"case": case, "k": k, "found": found} | means)
     formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
     formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
-    header = ["case", "k", "found", "FVU", "FVU, noise", "agreement", "agreement, noise"]
+    header = ["case", "k", "found", "FVU (unexplained)", "FVU, noise", "agreement"]
     lines = []
     for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
         these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
         cells = [mean(np.array([row[c] for row in these]), how) for c, how in formats.items()]
         lines.append([case, k, *cells])
-    alt = (
-        "Four small plots against k, for 20 features at right angles of which 5 are on at a time: "
-    )
-    alt += "the share found, the error, the agreement of two seeds, the mean cosine of two latents."
+    alt = "Four plots against k, for 20 features at right angles of which 5 are on at a time: the "
+    alt += "share found, the unexplained share, the agreement of two seeds, the mean |cosine| of "
+    alt += "two latents. The numbers are in the table below."
     fig = plots.plot_choosing_k([row for row in rows if row["case"].startswith("20")])
-    table = markdown([*header, "mean \\|cosine\\|"], lines)
-    what = (
-        "TopK, 16 SAE seeds × 3 toy models; noise has the activations' mean and covariance, 4 × 3"
-    )
+    table = markdown([*header, "agreement, noise", "mean \\|cosine\\|"], lines)
+    what = "TopK, 16 SAE seeds × 3 toy models. Noise: the activations' mean and covariance, 4 × 3"
     return "\n\n".join([picture(fig, alt), table, made_by("choosing_k", what)])

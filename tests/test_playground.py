@@ -126,30 +126,33 @@ def test_without_a_price_few_are_found_and_once_it_is_on_all(js, which, price, m
 
 @pytest.mark.parametrize(("which", "n", "d"), [(0, 4, 2), (1, 10, 5)])
 def test_the_numbers_and_the_route_shown_are_the_librarys(js, which, n, d):
-    (run,) = js("phases", which, 3, [[0.3, 400, False]])
+    without, run = js("phases", which, 3, [[0, 50, False], [0.3, 400, False]])
     W_dec, truth = matrix(run["sae"]["W_dec"], d), matrix(run["features"], d)
     cosines = matrix(run["cosines"], n)
     np.testing.assert_allclose(cosines, cosine_similarity_matrix(W_dec, truth), atol=1e-12)
     assert run["nFound"] == recovered(W_dec, truth) > 0
     sae, x = SparseAutoencoder(d, 2 * n).double(), matrix(run["shown"], d)
-    for part, name in ((sae.W_dec, "W_dec"), (sae.b_enc, "b_enc"), (sae.b_dec, "b_dec")):
-        part.data = torch.tensor(run["sae"][name]).double().view(part.shape)
-    sae.W_enc.data = matrix(run["sae"]["W_encT"], d).T
-    with torch.no_grad():
-        x_hat, acts = sae(x)
-        one_hat, one = sae(truth[0])
-    assert run["error"] == pytest.approx(fvu(x, x_hat))
-    assert run["l0"] == pytest.approx(l0(acts))
-    assert run["detour"] == pytest.approx((acts.sum() / x_hat.norm(dim=1).sum()).item())
-    assert run["dead"] == (~fires(acts).any(dim=0)).tolist() and any(run["dead"])
+    for state in (without, run):
+        for part, name in ((sae.W_dec, "W_dec"), (sae.b_enc, "b_enc"), (sae.b_dec, "b_dec")):
+            part.data = matrix(state["sae"][name], part.shape[-1]).view(part.shape)
+        sae.W_enc.data = matrix(state["sae"]["W_encT"], d).T
+        with torch.no_grad():
+            x_hat, acts = sae(x)
+            one_hat, one = sae(truth[0])
+        assert state["error"] == pytest.approx(fvu(x, x_hat))
+        assert state["l0"] == pytest.approx(l0(acts))
+        assert state["detour"] == pytest.approx((acts.sum() / x_hat.norm(dim=1).sum()).item())
+        assert state["dead"] == (~fires(acts).any(dim=0)).tolist()
+        route = state["route"]  # of the first feature, fully on
+        pieces = [piece["latent"] for piece in route["stretches"]]
+        assert pieces == one.nonzero().flatten().tolist()
+        assert route["length"] == pytest.approx(one.sum().item())
+        if d == 2:
+            np.testing.assert_allclose(route["end"], one_hat, atol=1e-12)
     own, rest, dead = run["rows"]
-    assert sorted(own + rest + dead) == list(range(2 * n)) and all(run["dead"][i] for i in dead)
+    assert dead and sorted(own + rest + dead) == list(range(2 * n))
+    assert all(run["dead"][i] for i in dead)
     assert all(cosines[own[j], j] >= min(0.99, cosines[:, j].max()) for j in range(n))
-    route = run["route"]  # of the first feature, fully on
-    assert route["length"] == pytest.approx(one.sum().item())
-    assert [piece["latent"] for piece in route["stretches"]] == one.nonzero().flatten().tolist()
-    if d == 2:
-        np.testing.assert_allclose(route["end"], one_hat, atol=1e-12)
 
 
 @pytest.mark.parametrize(("n", "d", "m"), [(4, 2, 8), (4, 2, 80), (20, 5, 80)])

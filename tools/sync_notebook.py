@@ -49,13 +49,19 @@ BADGE = re.compile(r"\[!\[Open in Colab\].*\n\n")
 
 
 def shown_source(path: str, names: str) -> str:
-    """The source of library objects ("SAELoss, sae_loss") as it stands in the library."""
+    """The source of library objects ("SAELoss, sae_loss"), with the first lines of docstrings."""
     text = (ROOT / path).read_text(encoding="utf-8")
     nodes = {getattr(node, "name", None): node for node in ast.parse(text).body}
     pieces = []
     for node in (nodes[name] for name in names.split(", ")):
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        pieces.append("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+        lines = text.splitlines()[: node.end_lineno]
+        for part in reversed([*ast.walk(node)]):
+            if isinstance(part, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(part):
+                doc = part.body[0]
+                if doc.end_lineno > doc.lineno:
+                    lines[doc.lineno - 1 : doc.end_lineno] = [lines[doc.lineno - 1] + '"""']
+        pieces.append("\n".join(lines[first - 1 :]))
     return "\n\n\n".join(pieces)
 
 

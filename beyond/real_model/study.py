@@ -7,30 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from beyond.audit import gaussian_look_alike
 from beyond.real_model import cards, latents, steer
 from beyond.real_model.activations import Activations, collect
 from beyond.real_model.language_model import OUT, load_language_model, with_random_weights
 from beyond.real_model.texts import film_texts, word_lists
-from beyond.real_model.train import SoftFrozen, TopK, look_alike, train
+from beyond.real_model.train import SoftFrozen, TopK, train
 
 # Spanish and Portuguese: 26 of the page's texts are in these, and none in French
-FOREIGN = {
-    "de",
-    "la",
-    "que",
-    "una",
-    "un",
-    "para",
-    "por",
-    "el",
-    "los",
-    "las",
-    "del",
-    "y",
-    "es",
-    "se",
-}
-FOREIGN |= {"su", "uma", "um", "não", "em", "o", "e", "da", "ao", "mais"}
+FOREIGN = "de la que una un para por el los las del y es se su uma um não em o e da ao mais"
 
 
 class Study:
@@ -84,7 +69,7 @@ class Study:
     @cached_property
     def noise(self) -> torch.Tensor:
         x = self.activations.x
-        return look_alike(x[: self.activations.n_train], len(x))
+        return gaussian_look_alike(x[: self.activations.n_train], len(x), seed=0)
 
     @cached_property
     def about(self) -> list[str]:
@@ -112,8 +97,9 @@ class Study:
     @cached_property
     def not_english(self) -> np.ndarray:
         """Which tokens are of a text with more than one FOREIGN word in ten: (n_tokens,)."""
+        foreign = set(FOREIGN.split())
         words = [re.findall(r"[^\W\d_]+|\S", text.lower()) for text in self.texts]
-        share = np.array([np.mean([word in FOREIGN for word in of_text]) for of_text in words])
+        share = np.array([np.mean([word in foreign for word in of_text]) for of_text in words])
         return share[self.activations.tokens[:, 0]] > 0.1
 
     def push(self, direction: torch.Tensor, amount: float = 0.8) -> torch.Tensor:

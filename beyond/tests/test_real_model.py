@@ -17,7 +17,7 @@ from beyond.real_model.language_model import load_language_model, with_random_we
 from beyond.real_model.run import NOTEBOOK as PAGE
 from beyond.real_model.run import run as run_notebook
 from beyond.real_model.texts import film_texts, without_near_duplicates, word_runs
-from beyond.real_model.train import SoftFrozen, TopK, look_alike, train, unexplained
+from beyond.real_model.train import SoftFrozen, TopK, train, unexplained
 from sae_lib import TopKSparseAutoencoder
 
 NOTEBOOK = nbformat.read(PAGE, as_version=4)
@@ -141,7 +141,7 @@ def test_near_duplicates_are_left_out_of_the_texts():
 
 def test_the_film_texts_are_clean_whole_and_no_two_nearly_alike():
     texts = film_texts(400)
-    assert texts == film_texts(400) and texts[:100] == film_texts(100)
+    assert texts[:100] == film_texts(100)
     assert not any(re.search(r"&[a-z]+;|\s\s", text) for text in texts)
     runs = [word_runs(text) for text in texts]
     for i, a in enumerate(runs):
@@ -226,15 +226,6 @@ def test_training_helps_and_a_soft_frozen_decoder_stays_near_its_start(activatio
     assert torch.equal(again.W_enc, sae.W_enc)  # read from the file
     with pytest.raises(ValueError, match=r"SoftFrozen: expected .*'n_steps': 9, .*, got .* 150"):
         train(sae, activations.x[:n], tmp_path / "SoftFrozen", n_steps=9)
-
-
-def test_the_look_alike_has_the_mean_and_the_covariance_and_no_more(activations):
-    x = activations.x.clamp_min(0) + 1  # skewed
-    noise = look_alike(x, 200_000)
-    torch.testing.assert_close(noise.mean(dim=0), x.mean(dim=0), atol=0.01, rtol=0)
-    torch.testing.assert_close(noise.T.cov(), x.T.cov(), atol=0.005, rtol=0)
-    z = (noise - noise.mean(dim=0)) / noise.std(dim=0)
-    assert z.pow(3).mean(dim=0).abs().max() < 0.05
 
 
 # --- looking ------------------------------------------------------------------------------
