@@ -1,11 +1,7 @@
 """Many at once end where each ends alone; what cannot be stacked is trained one by one."""
 
 import contextlib
-<<<<<<< HEAD
-import functools
 import warnings
-=======
->>>>>>> diet
 
 import numpy as np
 import pytest
