@@ -163,7 +163,7 @@ def to_the_goal(models, pools) -> str:
     for name, (_, n_steps, settings) in TO_THE_GOAL.items():
         pairs = zip(trained[name], models, strict=True)
         found = [sae_lib.recovered(W.detach(), model.feature_directions) for W, model in pairs]
-        size = f"{n_steps:,} × {settings.get('batch_size', 256)}" if n_steps else ""
+        size = f"{n_steps:,} × {settings.get('batch_size', 256)}" if n_steps else "20,000 rows"
         lines.append([name, size, f"{found.count(10)} of {len(found)}", f"{shares[name]:.2f}"])
     header = ["to the goal", "batches × size", "all ten found", "CPU time, falling price = 1"]
     return markdown(header, lines)

@@ -104,10 +104,10 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def give_back(self, modules: Sequence[nn.Module]) -> None:
-        """Write entry i of the weights into module i, in place."""
-        for name, tensor in self.named_parameters():
+        """Write entry i of each tensor into module i, in place."""
+        for name, tensor in self.state_dict().items():  # buffers too: they may have changed
             for module, own in zip(modules, tensor, strict=True):
-                module.get_parameter(name).copy_(own)
+                module.state_dict()[name].copy_(own)
 
 
 class _Call(nn.Module):
@@ -122,9 +122,9 @@ class _Call(nn.Module):
 
 
 def _kept(module: nn.Module) -> dict:
-    """What a class keeps besides tensors, such as k. (Each has its own seed.)"""
-    kept = {name: v for name, v in vars(module).items() if isinstance(v, (int, float, str, tuple))}
-    return {name: value for name, value in kept.items() if name != "seed"}
+    """What a class keeps besides its weights, such as k. (Each has its own seed.)"""
+    names = vars(module).keys() - vars(nn.Module()).keys() - {"seed"}
+    return {name: repr(vars(module)[name]) for name in names}
 
 
 def _entry(history: TrainingHistory, i: int, sae: SparseAutoencoder) -> TrainingHistory:
@@ -142,17 +142,18 @@ def _why_not(saes, activations, train, settings) -> str:
     In double precision, so that rounding decides nothing.
     """
     settings = settings | {"n_steps": 2}
-    some = activations[[0, -1], :10_000].double()
+    some = activations[[0, -1], :10_000].cpu().double()  # Apple's GPU knows no doubles
+    alone = [copy.deepcopy(saes[i]).cpu().double() for i in (0, -1)]
+    together = copy.deepcopy(alone)
+    for sae, own in zip(alone, some, strict=True):
+        train(sae, own, **settings)  # outside of `try`: this error is the learner's
     try:
-        alone = [copy.deepcopy(saes[i]).double() for i in (0, -1)]
-        stack = Stack(alone)
         Stack(saes)  # those in between, too
+        stack = Stack(together)
         train(stack, some.movedim(0, 1).contiguous(), **settings)
-        for sae, own in zip(alone, some, strict=True):
-            train(sae, own, **settings)
-        for name, together in stack.state_dict().items():
+        for name, tensor in stack.state_dict().items():
             own = torch.stack([sae.state_dict()[name] for sae in alone])
-            if not torch.allclose(together, own, rtol=1e-4, atol=1e-6):
+            if not torch.allclose(tensor, own, rtol=1e-4, atol=1e-6):
                 return f"in a stack {name} would end elsewhere."
     except (RuntimeError, ValueError) as error:
         return f"{error}".strip().splitlines()[0][:200]

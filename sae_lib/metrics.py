@@ -78,7 +78,7 @@ def fires(latent_acts: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
 
 def l0(latent_acts: torch.Tensor) -> float:
     """How many latents fire on an input, on average over the inputs: latent_acts (..., d_sae)."""
-    return fires(torch.as_tensor(latent_acts)).sum(dim=-1).double().mean().item()
+    return fires(torch.as_tensor(latent_acts)).sum(dim=-1).cpu().double().mean().item()
 
 
 def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from sae_lib.checks import real, whole
 
 
 class ToyModel(nn.Module):
-    """Rebuild n_features sparse inputs from n_hidden < n_features numbers.
+    """Rebuild n_features sparse inputs from n_hidden numbers, usually fewer.
 
         h     = W f                    hidden activations  (batch, n_hidden)
         f_hat = ReLU(Wᵀ h + b)         output              (batch, n_features)
@@ -38,8 +38,9 @@ class ToyModel(nn.Module):
 
     def sample_features(self, n: int, *, seed: int | torch.Generator = 0) -> torch.Tensor:
         """n inputs (n, n_features), drawn on the CPU so that every device sees the same."""
-        is_rng = isinstance(seed, torch.Generator)
-        rng = seed if is_rng else torch.Generator().manual_seed(int(seed))
+        rng = seed
+        if not isinstance(rng, torch.Generator):
+            rng = torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1))
         shape = (whole("n", n, 1, 10**8), self.b.shape[-1])
         how = {"generator": rng, "dtype": torch.float32, "device": "cpu"}
         is_on = torch.rand(shape, **how) >= self.sparsity
@@ -73,7 +74,8 @@ def train_toy_model(
 
     The learning rate falls to zero along a cosine.
     """
-    rng = torch.Generator().manual_seed(int(seed))
+    whole("n_steps", n_steps, 1, 10**7)
+    rng = torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for _ in range(n_steps):

@@ -29,7 +29,8 @@ class TrainingHistory:
     def __init__(self, sae: SparseAutoencoder, n_logged: int, **settings):
         self.sae, self.settings = sae, settings
         n_steps = settings["n_steps"]
-        spaced = np.geomspace(1, n_steps, min(n_logged, n_steps)).round().astype(int) - 1
+        n_logged = min(whole("n_logged", n_logged, 1, 10**7), n_steps)
+        spaced = np.geomspace(1, n_steps, n_logged).round().astype(int) - 1
         self.steps_to_log = {n_steps - 1, *spaced.tolist()}
         self.step, self.reconstruction, self.sparsity, self.l0, self.W_dec = [], [], [], [], []
 
@@ -42,7 +43,7 @@ class TrainingHistory:
         self.step.append(step)
         self.reconstruction.append(loss.reconstruction.tolist())
         self.sparsity.append(loss.sparsity.tolist())
-        self.l0.append(fires(self.sae.encode(x)).sum(dim=-1).double().mean(dim=-1).tolist())
+        self.l0.append(fires(self.sae.encode(x)).sum(dim=-1).float().mean(dim=-1).tolist())
         self.W_dec.append(self.sae.W_dec.detach().cpu().clone())
 
 
@@ -105,7 +106,7 @@ def training_data(activations: torch.Tensor, sae: SparseAutoencoder) -> torch.Te
     d_in, got = sae.W_dec.shape[-1], tuple(activations.shape)
     if activations.ndim != sae.W_dec.ndim or got[-1] != d_in:
         raise ValueError(f"activations: expected the shape (n_samples, {d_in}), got {got}.")
-    return activations.to(sae.W_dec)
+    return finite(f"activations in {sae.W_dec.dtype}", activations.to(sae.W_dec))
 
 
 def minibatches(

@@ -3,8 +3,8 @@
     python tests/moved_starts.py [--n 16] [--seed 0] [NOTEBOOK ...]
 
 That is what another processor's rounding does to them, as training is chaotic. Prints, for each
-cell, the word before a number that moved or that the cell declares as measured: what is saved, what
-came least and most, and twice the largest change, which is the tolerance to declare
+cell, the word before a number that moved or that the cell declares as measured: what is saved,
+the least and the most of the runs, and twice the largest change, which is the tolerance to declare
 (tests/measured.py). Exits with an error if a run shows what the comparison does not allow.
 """
 
@@ -48,13 +48,13 @@ def spread(cell: nbformat.NotebookNode, texts: list[str]) -> list[str]:
     if len(same) < len(texts):
         lines.append(f"{cell.id}: other words in {len(texts) - len(same)} runs")
     for i, number in enumerate(re.finditer(NUMBER, saved)):
-        came = [value(re.findall(NUMBER, text)[i]) for text in same] or [value(number[0])]
-        change = max(abs(x - value(number[0])) for x in came)
+        values = [value(re.findall(NUMBER, text)[i]) for text in same] or [value(number[0])]
+        change = max(abs(x - value(number[0])) for x in values)
         ends = {end: word for word in declared(cell) for _, end in places(word, saved)}
         line = saved[: number.start()].rpartition("\n")[2]
         word = ends.get(number.end(), f"NOT DECLARED: {line[-30:]}")
         if change or number.end() in ends:
-            rows.setdefault(word, []).append((change, number[0], min(came), max(came)))
+            rows.setdefault(word, []).append((change, number[0], min(values), max(values)))
     for word, numbers in rows.items():
         moved = ", ".join(f"{at} ({least:g} to {most:g})" for _, at, least, most in numbers)
         lines.append(f"{cell.id}: {word}: {moved}: ±{2 * max(numbers)[0]:.3g}")

@@ -157,6 +157,7 @@ def test_the_right_price_is_right():
         (lambda truth: truth[:1].repeat(20, 1), "have neither a latent nor the opposite of one"),
         (lambda truth: cheat(exercises._pairs(0)), "have neither a latent"),  # of the first alone
         (lambda truth: cheat(truth) * math.nan, "got NaN"),
+        (lambda truth: None, "Expected numbers, got None"),
     ],
 )
 def test_cheats_that_fool_nobody(answer, hint, said):

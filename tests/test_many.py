@@ -1,7 +1,11 @@
 """Many at once end where each ends alone; what cannot be stacked is trained one by one."""
 
 import contextlib
+<<<<<<< HEAD
 import functools
+import warnings
+=======
+>>>>>>> diet
 
 import numpy as np
 import pytest
@@ -95,17 +99,48 @@ def test_a_loop_of_the_readers_own_is_used_and_if_it_would_mix_the_saes_one_by_o
             torch.testing.assert_close(sae.W_dec, other.W_dec, atol=1e-9, rtol=1e-6)
 
 
-@pytest.mark.parametrize("odd", [SparseAutoencoder, functools.partial(TopKSparseAutoencoder, k=3)])
-def test_one_that_differs_in_class_or_settings_is_not_stacked(odd):
+@pytest.mark.parametrize(("kind", "k"), [(variants.BatchTopK, 2), (TopKSparseAutoencoder, 3)])
+def test_one_that_differs_in_class_or_settings_is_not_stacked(kind, k):
     saes = three(TopKSparseAutoencoder, k=2)
-    saes[1], alone = odd(5, 20, seed=1).double(), odd(5, 20, seed=1).double()
+    saes[1], alone = (kind(5, 20, k=k, seed=1).double() for _ in range(2))
     with pytest.warns(UserWarning, match="one class with the same settings"):
         train_saes(saes, POOLS, n_steps=10)
     train_sae(alone, POOLS[1], n_steps=10)
     assert same_weights(saes[1], alone)
 
 
+class Counting(SparseAutoencoder):
+    """A buffer that changes in place, and a setting in a list."""
+
+    def __init__(self, d_in, d_sae, *, scale=1.0, seed=0):
+        super().__init__(d_in, d_sae, seed=seed)
+        self.register_buffer("fired", torch.zeros(d_sae))
+        self.scale = [scale]
+
+    def encode(self, x):
+        latent_acts = super().encode(self.scale[0] * x)
+        self.fired += (latent_acts > 0).sum(dim=0)
+        return latent_acts
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_buffers_come_back_and_settings_of_any_kind_count(scale):
+    def saes():
+        scales = (1.0, scale, 1.0)  # those in between, too
+        return [Counting(5, 20, scale=c, seed=s).double() for s, c in enumerate(scales)]
+
+    together, alone = saes(), saes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train_saes(together, POOLS, n_steps=30)
+    for sae, other, pool in zip(together, alone, POOLS, strict=True):
+        train_sae(other, pool, n_steps=30)
+        torch.testing.assert_close(sae.state_dict(), other.state_dict(), atol=1e-8, rtol=1e-6)
+
+
 def test_what_cannot_work_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="batch_size: expected"):  # and no warning, an error here
+        train_saes(three(SparseAutoencoder), POOLS, batch_size=0)
     sae = SparseAutoencoder(5, 20).double()
     with pytest.raises(ValueError, match="expected different SAEs, got one of them twice"):
         train_saes([sae] * 4, POOLS[0])

@@ -159,7 +159,7 @@ def test_a_feature_is_found_if_its_latent_points_along_it_and_fires_with_it(trai
     assert judge(sae.double(), toy_model).found.all()
     along = cosine_similarity_matrix(sae.W_dec, toy_model.feature_directions) >= 0.99
     start = sae.b_enc.detach().clone()
-    for bias in (-9.0, 9.0):  # those of feature 3 never fire, or always
+    for bias in (-9.0, -0.7, 9.0):  # feature 3's never fire; if it is strong; always
         sae.b_enc.data[along[:, 3]] = bias
         assert np.flatnonzero(~judge(sae, toy_model).found).tolist() == [3]
         sae.b_enc.data.copy_(start)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from nbconvert import HTMLExporter
 
-from sae_lib import random_directions
+from sae_lib import SparseAutoencoder, ToyModel, random_directions, train_sae
 from sae_lib.lesson import verdict
 from tools import sync_notebook as sync
 from tools.run_notebook import LESSONS, ROOT
@@ -202,11 +202,32 @@ def test_a_run_that_found_too_little_fails_even_without_asserts():
 
 
 def test_a_threshold_that_chance_reaches_proves_nothing(lesson):
-    noise = 0.8 * random_directions(20, 5, seed=3)  # cosines of about 0.78
-    tilted = with_sae(lesson["history"], lambda sae: sae.W_dec.add_(noise))
-    said = judged(lesson, history=tilted, RECOVERED=0.5)
-    assert said.startswith("FAILED") and "cosine 0.5 or more" in said
+    def tilt(sae):  # each row to a cosine of 0.78 with what it was, and less than 0.7 with others
+        aside = random_directions(20, 5, seed=3)
+        aside -= (aside * sae.W_dec).sum(dim=1, keepdim=True) * sae.W_dec
+        sae.W_dec.mul_(0.78).add_(0.626 * aside / aside.norm(dim=1, keepdim=True))
+
+    said = judged(lesson, history=with_sae(lesson["history"], tilt), RECOVERED=0.7)
+    assert said.startswith("FAILED") and "cosine 0.7 or more" in said
     assert "Random directions come close" in said
+
+
+def test_the_verdict_says_what_was_found_before_this_training(lesson):
+    assert "before the first of them 0 of 10" in judged(lesson)
+    sae, pool = copy.deepcopy(lesson["sae"]), lesson["activations"]
+    again = lesson["train_sae"](sae, pool, l1_coefficient=0.0, n_steps=1, lr=1e-9)
+    said = judged(lesson, history=again)
+    assert "λ = 0.0, 1 steps of 256\nbefore the first of them 10 of 10" in said
+
+
+def test_in_one_dimension_chance_finds_all():
+    toy_model, sae = ToyModel(2, 1), SparseAutoencoder(1, 4)
+    with torch.no_grad():
+        toy_model.W.copy_(torch.tensor([[1.0, -1.0]]))
+    x = toy_model.encode(toy_model.sample_features(2_000)).detach()
+    history = train_sae(sae, x, n_steps=300)
+    with pytest.raises(AssertionError, match="Random directions come close"):
+        verdict.show_verdict(history, toy_model)
 
 
 def test_an_edited_yardstick_moves_neither_the_verdict_nor_chance(lesson):

@@ -40,7 +40,6 @@ def every_figure(n: int):
     yield plots.plot_sorted(torch.eye(n, 7).double())
     yield plots.plot_gram(np.eye(n))
     yield plots.plot_chance(np.full((2, n), 0.7), ones)
-    yield plots.plot_chance(np.full((2, n), 0.7), ones, n)
     yield from plots.plot_training(h, np.arange(n), n, **TRUTH)
     yield plots.plot_directions(np.eye(n, 3) + 1, {"a": np.ones((n, 3)), "b": np.ones((n, 3))})
     yield plots.plot_firing(ones, ones, ones > 2)
@@ -170,9 +169,9 @@ def test_gram_counts_the_features_with_one_opposite():
 
 def test_chance_bounds_random_from_above_and_the_sae_from_below():
     chance = np.array([[0.51, 0.53], [0.711, 0.91], [0.3, 0.8]])
-    fig = plots.plot_chance(chance, [0.9989, 1], 2)
+    fig = plots.plot_chance(chance, [0.9989, 1])
     large = [text.get_text() for text in fig.axes[0].texts if text.get_fontsize() > 12]
-    assert large == ["0.72", "0.998", "2 of 2"]
+    assert large == ["0.72", "0.998"]
     ax = fig.axes[1]
     assert ax.lines[0].get_xdata()[0] == 0.9989
     heights = [[b.get_x() for b in bars if b.get_height()] for bars in ax.containers]

@@ -151,23 +151,22 @@ def plot_gram(W) -> Figure:
 
 
 @styled
-def plot_chance(chance, cosine, found: int | None = None) -> Figure:
+def plot_chance(chance, cosine) -> Figure:
     """The worst matched cosine beside those of random dictionaries, whose means are pale.
 
     chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
-    found: a count to write large above it, which makes the figure a verdict.
     """
     chance, cosine = np.asarray(chance), np.asarray(cosine)
     worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
     limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
     alone = np.isnan(cosine).any()
     fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
-    texts = [("none" if alone else down(cosine.min(), 3), ORANGE, 20, "the worst cosine")]
-    texts += [(f"{limit:.2f}", GREY, 20, f"the luckiest of {len(chance)}\nby chance")]
-    if found is not None:
-        texts.insert(0, (f"{found} of {len(cosine)}", INK, 34, "found"))
-    for y, (text, colour, size, what) in zip((0.12, 0.44, 0.78), reversed(texts), strict=False):
-        said.text(0, y, text, color=colour, size=size, weight="bold")
+    worst = "none" if alone else down(cosine.min(), 3)
+    for y, text, colour, what in (
+        (0.12, f"{limit:.2f}", GREY, f"the luckiest of {len(chance)}\nby chance"),
+        (0.44, worst, ORANGE, "the worst cosine"),
+    ):
+        said.text(0, y, text, color=colour, size=20, weight="bold")
         said.text(0.01, y - 0.03, what, color=SOFT, va="top")
     said.axis("off")
     look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
@@ -250,14 +249,14 @@ def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
 
 
 @styled
-def plot_directions(truth, learned: Mapping[str, np.ndarray]) -> Figure:
+def plot_directions(ground_truth, learned: Mapping[str, np.ndarray]) -> Figure:
     """Features side by side, neuron by neuron: a bar for the ground truth, one for the learned.
 
-    truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none; the
-    second set is pale. All are drawn up to 12 features, of more the ten worst by the first set;
-    of more than 20 neurons the first 20.
+    ground_truth (n, d), learned: one or two sets (n, d), row j for feature j, nan if it has none;
+    the second set is pale. All are drawn up to 12 features, of more the ten worst by the first
+    set; of more than 20 neurons the first 20.
     """
-    sets = {"ground truth": truth, **learned}
+    sets = {"ground truth": ground_truth, **learned}
     sets = {name: np.asarray(rows, float) for name, rows in sets.items()}
     sets = {name: rows / np.linalg.norm(rows, axis=1)[:, None] for name, rows in sets.items()}
     true, first, *_ = sets.values()
