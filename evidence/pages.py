@@ -9,13 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from evidence.common import markdown, pooled
+from evidence.common import load, markdown, pooled
 from sae_lib.lesson import plots
 from sae_lib.lesson.show import picture
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
-    return f"*{what}. Made by `.venv/bin/python -m evidence.run {name}`.*"
+    before = " in the third edition" if load(name)["edition"] == 3 else ""
+    return f"*{what}. Made{before} by `.venv/bin/python -m evidence.run {name}`.*"
 
 
 def setting(l1, k) -> str:
@@ -275,14 +276,20 @@ def rare() -> str:
     return summary(groups, columns, "$a$") + "\n\n" + made_by("rare", what)
 
 
-def choosing_k() -> str:
+def rows_of_k() -> list[dict]:
+    """For each case, k and toy model the means over its SAEs."""
     names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean abs cosine"}
     names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
-    rows = []  # for each case, k and toy model the means over its SAEs
+    rows = []
     for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
         found = group["recovered"].mean() / int(case.split()[0])
         means = {name: group[column].mean() for name, column in names.items()}
         rows.append({"case": case, "k": k, "found": found} | means)
+    return rows
+
+
+def choosing_k() -> str:
+    rows = rows_of_k()
     formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
     formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
     header = ["case", "k", "found", "FVU (unexplained)", "FVU, noise", "agreement"]
@@ -291,10 +298,6 @@ def choosing_k() -> str:
         these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
         cells = [mean(np.array([row[c] for row in these]), how) for c, how in formats.items()]
         lines.append([case, k, *cells])
-    alt = "Four plots against k, for 20 features at right angles of which 5 are on at a time: the "
-    alt += "share found, the unexplained share, the agreement of two seeds, the mean |cosine| of "
-    alt += "two latents. The numbers are in the table below."
-    fig = plots.plot_choosing_k([row for row in rows if row["case"].startswith("20")])
     table = markdown([*header, "agreement, noise", "mean \\|cosine\\|"], lines)
     what = "TopK, 16 SAE seeds × 3 toy models. Noise: the activations' mean and covariance, 4 × 3"
-    return "\n\n".join([picture(fig, alt), table, made_by("choosing_k", what)])
+    return "\n\n".join([table, made_by("choosing_k", what)])

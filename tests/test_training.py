@@ -25,7 +25,7 @@ POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
 
 @pytest.mark.parametrize(
     ("n_steps", "n_logged", "steps"),
-    [(101, 3, {0, 9, 100}), (100, 2, {0, 99}), (1, 60, {0}), (3, 10**9, {0, 1, 2})],
+    [(101, 3, {0, 9, 100}), (100, 2, {0, 99}), (1, 60, {0}), (3, 10**7, {0, 1, 2})],
 )
 def test_logged_steps_are_spaced_on_a_log_axis_with_both_ends(n_steps, n_logged, steps):
     assert TrainingHistory(None, n_logged, n_steps=n_steps).steps_to_log == steps

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from evidence.common import pooled
+from evidence.pages import rows_of_k
 from sae_lib import SparseAutoencoder, ToyModel, train_sae, train_toy_model
 from sae_lib.lesson.exercises import broken_runs
 from sae_lib.lesson.plots import (
@@ -28,6 +29,7 @@ from sae_lib.lesson.plots import (
     SOFT,
     arrow,
     down,
+    plot_choosing_k,
     plot_hole,
     plot_sorted,
     styled,
@@ -265,6 +267,13 @@ def draw_hole() -> tuple[Figure, str]:
     silent = [f"{name}: {(share < 0.5).sum()}" for name, share in shares.items()]
     said = f"Silent on most inputs, of {len(shares['A alone'])} SAEs: {', '.join(silent)}."
     return plot_hole(shares), f"{draw_hole.__doc__} {said}"
+
+
+def draw_choosing_k() -> tuple[Figure, str]:
+    """20 features at right angles, 5 on at a time: what was found, and three measures, against k."""
+    rows = [row for row in rows_of_k() if row["case"].startswith("20")]
+    said = "The share found, the unexplained share, the agreement of two seeds, the mean |cosine|."
+    return plot_choosing_k(rows), f"{draw_choosing_k.__doc__} {said}"
 
 
 @styled
