@@ -269,8 +269,9 @@ def draw_hole() -> tuple[Figure, str]:
     return plot_hole(shares), f"{draw_hole.__doc__} {said}"
 
 
+@styled
 def draw_choosing_k() -> tuple[Figure, str]:
-    """20 features at right angles, 5 on at a time: what was found, and three measures, against k."""
+    """20 features at right angles, 5 on at a time: what was found, and three measures, by k."""
     rows = [row for row in rows_of_k() if row["case"].startswith("20")]
     said = "The share found, the unexplained share, the agreement of two seeds, the mean |cosine|."
     return plot_choosing_k(rows), f"{draw_choosing_k.__doc__} {said}"
