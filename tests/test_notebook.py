@@ -17,8 +17,9 @@ import pytest
 import torch
 from nbconvert import HTMLExporter
 
-from sae_lib import SparseAutoencoder, ToyModel, random_directions, train_sae
+from sae_lib import SparseAutoencoder, ToyModel, chance_cosines, random_directions, train_sae
 from sae_lib.lesson import verdict
+from tests.measured import shown
 from tools import sync_notebook as sync
 from tools.run_notebook import LESSONS, ROOT
 
@@ -137,6 +138,48 @@ def test_headings_make_a_table_of_contents(notebook):
         assert [title[:2] for title in sections[:8]] == [f"{i}." for i in range(1, 9)]
     for summary in re.findall(r"</summary>\n(.)", text):
         assert summary == "\n", "a folded text needs a blank line, or its Markdown stays raw"
+
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
+# What a number in the prose may be besides one that the notebook shows, or a count up to twelve:
+# years and sizes of papers, settings of exercises, arithmetic, and what another test measures.
+KNOWN = {
+    "chance-end": "0.18 0.33 0.45 0.76 0.8", "luck-text": "0.03", "directions-end": "25",
+    "splice-more": "100", "sec8-more": "2023 2025", "real-models": "2024 2048",
+    "reading": "2022 2023 2024 2025 34", "ex-cheat-text": "1.000",
+    "ex-dead-text": "0.15 2023 2024 400 64", "ex-project-text": "100 10000",
+    "k-end": "131000", "rare-end": "71", "first-sae": "160", "ex-lambda-text": "0.05 3000",
+    "quiz": "0.005 0.33 0.76 0.8 30 87 88",
+}  # fmt: skip
+
+
+def numbers(text: str) -> set[str]:
+    return {number.replace(",", "") for number in NUMBER.findall(text.replace("_", ""))}
+
+
+@both
+def test_a_number_in_the_text_is_shown_in_the_notebook(notebook):
+    is_drawn = {cell.id: bool(sync.DRAWN.search(cell.source)) for cell in notebook.cells}
+    shows = [sync.PICTURE.sub("", c.source) for c in notebook.cells if is_drawn[c.id]]
+    for cell in code_of(notebook):
+        without_html = [o for o in cell.outputs if "text/html" not in o.get("data", {})]
+        code = "" if cell.id == "library" else re.sub(r"#.*|seed=\d+", "", cell.source)
+        shows += [shown(without_html), code]
+    known = numbers(" ".join(shows))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and not is_drawn[cell.id]:
+            no_prose = r"(?s)\[\d{4}\.\d{5}|\]\([^)]*\)|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$"
+            said = {n for n in numbers(re.sub(no_prose, "", cell.source)) if n not in known}
+            said = {n for n in said if not (n.isdigit() and int(n) <= 12)}
+            assert said <= set(KNOWN.get(cell.id, "").split()), cell.id
+
+
+def test_the_chance_level_in_the_text_is_the_measured_one():
+    text = CELLS["chance-end"].source
+    for d, wanted in ((5, "0.76"), (30, "0.33")):
+        pairs = torch.cat([torch.eye(d)[:5], -torch.eye(d)[:5]])
+        assert f"{chance_cosines(pairs, 20).mean():.2f}" == wanted
+        assert wanted in text and f"±{random_directions(20_000, d)[:, 0].std():.2f}" in text
 
 
 @pytest.fixture(scope="module")
