@@ -214,7 +214,10 @@ def crowded_map() -> str:
     columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
     columns |= {"FVU": ("fvu", ".1%"), f"L0 ({true_l0} features are on)": ("l0", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    made = made_by("map", "16 SAE seeds (8 for 10 and 20 in 5) × 3 toy models")
+    made = made_by(
+        "map",
+        "16 SAE seeds (8 for 10 and 20 in 5) × 3 toy models, 40 latents, 2,000 batches of 128",
+    )
     return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), made])
 
 
