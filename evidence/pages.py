@@ -232,10 +232,9 @@ def cost() -> str:
     ]
     (error, activity), (other_error, other_activity) = mean_of.values()
     even = (other_error - error) / (activity - other_activity)
-    then = f"The two cost the same at λ = {even:.2f}. Below that price the exact code is cheaper, and above it "
-    then += (
-        "the other one is. Activity is the sum of the latents, and cost is error + λ · activity."
-    )
+    then = f"The two cost the same at λ = {even:.2f}. Below that price the exact code is cheaper, "
+    then += "and above it the other one is. Activity is the sum of the latents, and cost is "
+    then += "error + λ · activity."
     return "\n\n".join([markdown(header, lines), then, made_by("cost")])
 
 
