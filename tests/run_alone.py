@@ -74,7 +74,7 @@ def main() -> str:
     wrong = []
     for path in arguments.notebooks:
         start = time.monotonic()
-        now = run(path, os.path.abspath(arguments.python))  # the kernel starts elsewhere
+        now = run(path, Path(arguments.python).absolute())  # it starts elsewhere
         seconds, said = time.monotonic() - start, verdict(now).partition("\n")[0]
         print(f"{path.name}: {seconds:.0f} s. {said}", flush=True)
         wrong.append(compared(nbformat.read(path, as_version=4), now))
