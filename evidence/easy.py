@@ -6,27 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from evidence.common import (
-    new_saes,
-    scores,
-    toy_models,
-    train,
-    trained,
-)
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    match_features,
-    recovered,
-)
+from evidence.common import new_saes, scores, toy_models, train, trained
+from sae_lib import FALLING_PRICE
+from sae_lib.metrics import cosine_similarity_matrix, fires, match_features, recovered
 
 CASE = (10, 5, 0.9)
 
 
-def roles(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor) -> dict:
+def roles(sae, model, features, x) -> dict:
     """Latents that are dead, always on (fire on 90 % of inputs), twins (second on a feature)."""
     rate = fires(sae.encode(x)).float().mean(dim=0)
     on_feature = cosine_similarity_matrix(sae.W_dec, model.feature_directions) >= 0.99
@@ -46,9 +33,7 @@ def width() -> Iterator[dict]:
         yield from scores(models, saes, roles, d_sae=d_sae)
 
 
-def spliced(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def spliced(sae, model, features, x) -> dict:
     """What a toy model does with x_hat in the place of x, and with x pushed along a latent."""
 
     def loss(hidden):

@@ -8,7 +8,6 @@ from torch.nn.functional import normalize
 
 from evidence.common import (
     CROWDED,
-    Models,
     data,
     mean_agreement,
     orthogonal_models,
@@ -16,18 +15,8 @@ from evidence.common import (
     toy_models,
     trained,
 )
-from sae_lib import (
-    FALLING_PRICE,
-    SAELoss,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    fvu,
-    live_directions,
-    match_features,
-    sae_loss,
-)
+from sae_lib import FALLING_PRICE, SAELoss, SparseAutoencoder, ToyModel, sae_loss
+from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, live_directions, match_features
 
 
 class Related(ToyModel):
@@ -45,7 +34,7 @@ class Related(ToyModel):
         raise NotImplementedError
 
 
-def changed(models: Models, **settings) -> Models:
+def changed(models: dict[int, ToyModel], **settings) -> dict[int, ToyModel]:
     """The same toy models, on inputs of another kind."""
     models = copy.deepcopy(models)
     for model in models.values():
@@ -62,9 +51,7 @@ class Implied(Related):
         is_on[:, 1] = is_on[:, 0] & (b < 0.5)
 
 
-def a_and_b(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def a_and_b(sae, model, features, x) -> dict:
     """On which inputs A's latent fires, and where B's points.
 
     C is any other feature but A's opposite, which leaves nothing of A in the activation.
@@ -124,9 +111,7 @@ class Matryoshka(SparseAutoencoder):
         return SAELoss(total, error, price)
 
 
-def parents(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def parents(sae, model, features, x) -> dict:
     """The latent nearest to each parent: where it points, and whether it fires with a child."""
     cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     owner = match_features(cosines[:, :4]).latent
@@ -166,9 +151,7 @@ class Rare(Related):
         is_on[:] = torch.rand(is_on.shape, generator=rng) < self.probabilities()
 
 
-def halves(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def halves(sae, model, features, x) -> dict:
     """How many of the 50 commonest and of the 50 rarest features are found."""
     cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     found = match_features(cosines).cosine >= 0.99
