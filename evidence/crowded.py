@@ -39,7 +39,7 @@ def spares(sae, model, features, x) -> dict:
     twin = cosine_similarity_matrix(sae.W_dec[spare], ground_truth).max(dim=1).values >= 0.95
     pair = cosine_similarity_matrix(sae.W_dec[spare], sums).max(dim=1).values >= 0.95
     counts = {"twins": twin, "sums": pair & ~twin, "others": ~pair & ~twin}
-    return {name: int(which.sum()) for name, which in counts.items()}
+    return {name: which.sum() for name, which in counts.items()}
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def crowded_map() -> Iterator[dict]:
             for row in scores(models, saes, spares, n_features=n, **setting):
                 m = row["toy_model"]
                 features, x = data(models[m], 10_000, m + 1_000)
-                row["true l0"] = float((features > 0.01).sum(dim=1).float().mean())
+                row["true l0"] = (features > 0.01).sum(dim=1).float().mean()
                 row["agreement, common latents"] = agreement_of_common(saes[m], x)
                 yield row
 
@@ -73,7 +73,7 @@ def crowded_map() -> Iterator[dict]:
 def error_and_activity(sae, model, features, x) -> dict:
     """The two terms that a price weighs against each other, λ left out."""
     _, error, activity = sae.loss(x, 1.0)
-    return {"error": float(error), "activity": float(activity)}
+    return {"error": error, "activity": activity}
 
 
 def cost() -> Iterator[dict]:

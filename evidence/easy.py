@@ -18,8 +18,7 @@ def roles(sae, model, features, x) -> dict:
     rate = fires(sae.encode(x)).float().mean(dim=0)
     on_feature = cosine_similarity_matrix(sae.W_dec, model.feature_directions) >= 0.99
     twins = ((on_feature & (rate > 0)[:, None]).sum(dim=0) - 1).clamp(min=0).sum()
-    counts = {"dead": (rate == 0).sum(), "always on": (rate > 0.9).sum(), "twins": twins}
-    return {name: int(count) for name, count in counts.items()}
+    return {"dead": (rate == 0).sum(), "always on": (rate > 0.9).sum(), "twins": twins}
 
 
 def width() -> Iterator[dict]:
@@ -41,10 +40,10 @@ def spliced(sae, model, features, x) -> dict:
 
     x_hat, acts = sae(x)
     zero, clean = loss(torch.zeros_like(x)), loss(x)
-    row = {"loss recovered": float((zero - loss(x_hat)) / (zero - clean))}
+    row = {"loss recovered": (zero - loss(x_hat)) / (zero - clean)}
     live, before = sae.W_dec[fires(acts).any(dim=0)], model.decode(x).mean(dim=0)
     moved = torch.stack([model.decode(x + 0.5 * d).mean(dim=0) - before for d in live])
-    row["outputs moved"] = float((moved.abs() > 0.05).sum(dim=1).float().mean())
+    row["outputs moved"] = (moved.abs() > 0.05).sum(dim=1).float().mean()
     matches = match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions))
     return row | {"mean cosine": matches.cosine.mean()}
 

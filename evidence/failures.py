@@ -65,8 +65,8 @@ def a_and_b(sae, model, features, x) -> dict:
     inputs |= {"A and an independent C": ~is_on[:, 1] & (others == 1) & ~opposite}
     fired = fires(sae.encode(x)[:, owner[0]]).float()
     row = {f"A's fires on {name}": fired[of & is_on[:, 0]].mean() for name, of in inputs.items()}
-    row["cos(B's, A+B)"] = cosine_similarity_matrix(sae.W_dec[owner[1:2]], (a + b)[None])
-    return {name: float(value) for name, value in row.items()}
+    between = cosine_similarity_matrix(sae.W_dec[owner[1:2]], (a + b)[None])
+    return row | {"cos(B's, A+B)": between.squeeze()}
 
 
 def absorption() -> Iterator[dict]:
@@ -117,10 +117,9 @@ def parents(sae, model, features, x) -> dict:
     owner = match_features(cosines[:, :4]).latent
     fired, is_on = fires(sae.encode(x))[:, owner], features > 0
     with_child = is_on[:, 4:8] | is_on[:, 8:]
-    row = {"cos(parent's, parent)": cosines[owner, range(4)]}
-    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float()
-    row["parent's fires with a child"] = fired[with_child].float()
-    return {name: float(value.mean()) for name, value in row.items()}
+    row = {"cos(parent's, parent)": cosines[owner, range(4)].mean()}
+    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float().mean()
+    return row | {"parent's fires with a child": fired[with_child].float().mean()}
 
 
 def matryoshka() -> Iterator[dict]:
@@ -155,7 +154,7 @@ def halves(sae, model, features, x) -> dict:
     """How many of the 50 commonest and of the 50 rarest features are found."""
     cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     found = match_features(cosines).cosine >= 0.99
-    return {"of the 50 commonest": int(found[:50].sum()), "of the 50 rarest": int(found[50:].sum())}
+    return {"of the 50 commonest": found[:50].sum(), "of the 50 rarest": found[50:].sum()}
 
 
 def rare() -> Iterator[dict]:
@@ -172,14 +171,14 @@ def rare() -> Iterator[dict]:
         about = {"exponent": exponent, "n_steps": n_steps}
         for row in scores(models, saes, halves, **about):
             rarest = models[row["toy_model"]].probabilities().min()
-            yield row | {"p of the rarest": float(rarest)}
+            yield row | {"p of the rarest": rarest}
 
 
 def mean_abs_cosine(directions: torch.Tensor) -> float:
     """Mean |cosine| of two different rows: a measure without a ground truth, arXiv 2508.16560."""
     cosines = cosine_similarity_matrix(directions, directions).abs()
     n = len(cosines)
-    return float((cosines.sum() - cosines.trace()) / (n * (n - 1)))
+    return ((cosines.sum() - cosines.trace()) / (n * (n - 1))).item()
 
 
 @torch.no_grad()

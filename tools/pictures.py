@@ -46,6 +46,17 @@ def _arrow(ax: Axes, start, end, colour: str = INK, width: float = 3) -> None:
     ax.annotate("", end, start, arrowprops=look | {"shrinkA": 0, "shrinkB": 0})
 
 
+def _bars(ax: Axes, names, values, texts, colours, title: str) -> None:
+    """A bar a line: its name on the left, and what to say of it on the right."""
+    bars = ax.barh(names, values, color=colours, height=0.5)
+    ax.bar_label(bars, texts, padding=4, color=SOFT)
+    ax.set(xticks=(), xlim=(0, 1.3 * max(values)))
+    ax.set_title(title, x=0)
+    ax.tick_params(length=0, labelcolor=INK)
+    ax.spines["bottom"].set_visible(False)
+    ax.invert_yaxis()
+
+
 @styled
 def draw_sae() -> Picture:
     """Diagram: 5 activations, 20 latents of which two fire; their arrows add up to x̂, near x."""
@@ -89,7 +100,7 @@ def draw_sae() -> Picture:
 @styled
 def draw_packing() -> Picture:
     """Diagram: four features packed into two neurons; one input, unfolded into a bar a latent."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1, 1.15))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1.4, 1))
     values = (0.8, 0.55, 0.0, 0.0)
     angles = np.deg2rad(25 + 90 * np.arange(4))  # two opposite pairs: the smallest superposition
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -101,16 +112,14 @@ def draw_packing() -> Picture:
         left.text(*1.2 * direction, f"f{i}", ha="center", va="center")
         if value:
             left.plot(*np.transpose([x, value * direction]), ":", color=GREY, lw=1.2)
-        right.barh(i, max(value, 0.02), color=colour, height=0.5)
-        right.text(-0.08, i, f"latent {i} reads f{i}", ha="right", va="center")
-        right.text(value + 0.06, i, f"{value:g}", va="center", color=SOFT)
     _arrow(left, (0, 0), x, INK, 2)
     left.text(*1.12 * x, "x", ha="center", va="center", weight="bold")
     left.text(1.5, -0.08, "neuron 0", ha="right", va="top", color=SOFT)
     left.text(0.06, 1.45, "neuron 1", va="top", color=SOFT)
-    _bare(left, (-1.35, 1.5), (-1.3, 1.45), title="Packed: each neuron\nanswers to all four")
-    right.set(xlim=(-1.3, 1.1), ylim=(3.6, -0.6), title="Unfolded: one latent\nfor each feature")
-    right.axis("off")
+    title = "Packed: each neuron\nanswers to all four"
+    _bare(left, (-1.35, 1.5), (-1.3, 1.45), anchor="N", title=title)
+    names, texts = [f"latent {i} reads f{i}" for i in range(4)], [f"{value:g}" for value in values]
+    _bars(right, names, values, texts, FEATURES, "Unfolded: one latent\nfor each feature")
     return fig, ""
 
 
@@ -150,26 +159,13 @@ def draw_leak() -> Picture:
     left.text(1.04, 0, "the latent's\nown feature", va="center")
     left.text(tip[0] + 0.05, tip[1], "a neighbour", va="center")
     left.text(cosine / 2, -0.07, down(cosine), ha="center", va="top", weight="bold")
-    _bare(
-        left, (-0.06, 1.7), (-0.2, 1.05), anchor="NW", title="Two of 15 features\nin five neurons"
-    )
-    right.plot([0, 0], [-0.4, 3.4], color=LINE, lw=1)
-    said = []
-    for row, (name, value, colour, text) in enumerate(
-        (
-            ("its own", 1, own, "1"),
-            ("at a right angle", 0, own, "0"),
-            ("the opposite", 0, own, "0, cut off by the ReLU"),
-            ("a neighbour", cosine, near, down(cosine)),
-        )
-    ):
-        right.barh(row, value, color=colour, height=0.5)
-        right.text(-0.05, row, name, ha="right", va="center")
-        right.text(value + 0.04, row, text, va="center", color=SOFT)
-        said.append(f"{name}: {text}")
-    right.set(xlim=(-1.0, 1.25), ylim=(3.6, -0.6))
-    right.set_title("What the latent reads\nof one feature at a time", x=0)
-    right.axis("off")
+    title = "Two of 15 features\nin five neurons"
+    _bare(left, (-0.06, 1.7), (-0.2, 1.05), anchor="NW", title=title)
+    names = ["its own", "at a right angle", "the opposite", "a neighbour"]
+    texts = ["1", "0", "0, cut off by the ReLU", down(cosine)]
+    title = "What the latent reads\nof one feature at a time"
+    _bars(right, names, [1, 0, 0, cosine], texts, [own, own, own, near], title)
+    said = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
     return fig, "; ".join(said) + "."
 
 
@@ -265,21 +261,13 @@ def draw_hole() -> Picture:
         left.text(x, y, text, va="center", ha="left" if x > 0 else "right")
     _bare(left, (-0.3, 1.75), (-0.1, 1.15), anchor="NW")
     left.set_title("By A and by B: 2\nStraight there: 1.41", fontweight="normal")
-    counts = {}
-    for row, (name, what) in enumerate(inputs.items()):  # a dot an SAE, filled if it fires
-        silent = np.sort(fired[f"A's fires on {what}"] < 0.5)
-        places, colours = np.arange(len(silent)), np.where(silent, "white", BLUE)
-        right.scatter(places, 0 * places + row, s=18, c=colours, edgecolors=BLUE, linewidths=1)
-        counts[name] = silent.sum()
-    right.set_yticks(range(len(inputs)), list(inputs))
-    right.tick_params(length=0, labelcolor=INK)
-    right.spines[:].set_visible(False)
-    right.set(xticks=(), ylim=(len(inputs) - 0.4, -0.6))
-    right.set_title(
-        f"A's latent is silent on A and B\nin {counts['A and B']} of {len(silent)} SAEs"
-    )
-    listed = ", ".join(f"{name}: {n}" for name, n in counts.items())
-    return fig, f"Silent on most inputs, of {len(silent)} SAEs: {listed}."
+    silent = [int((fired[f"A's fires on {what}"] < 0.5).sum()) for what in inputs.values()]
+    n = len(fired["recovered"])
+    texts = [f"fires in {n - m}" for m in silent]
+    title = f"A's latent is silent on A and B\nin {silent[-1]} of {n} SAEs"
+    _bars(right, list(inputs), [n - m for m in silent], texts, BLUE, title)
+    listed = ", ".join(f"{name}: {m}" for name, m in zip(inputs, silent, strict=True))
+    return fig, f"Silent on most inputs, of {n} SAEs: {listed}."
 
 
 @styled
