@@ -358,14 +358,10 @@ def film() -> dict:
     frames.append(_still("price off\nno error left", sae, x))
     history = train_sae(sae, x, l1_coefficient=0.02, n_steps=1_000, seed=1, n_logged=1_000)
     last = _still("price on\nfound", sae, x)
-    half, W_dec = next(
-        (batch, W_dec)
-        for batch, W_dec in zip(history.step, history.W_dec, strict=True)
-        if recovered(W_dec, truth, IN_THE_PLANE) >= 2
-    )
+    half = [recovered(W_dec, truth, IN_THE_PLANE) >= 2 for W_dec in history.W_dec].index(True)
+    W_dec, name = history.W_dec[half], f"price on\nfor {history.step[half] + 1} batches"
     moved = (W_dec - last["W_dec"]).norm(dim=1) > 0.01  # later, so it still fired
-    then = {"name": f"price on\nfor {half + 1} batches", "W_dec": W_dec}
-    then["alive"] = last["alive"] | moved
+    then = {"name": name, "W_dec": W_dec, "alive": last["alive"] | moved}
     return {"truth": truth, "dots": x[x.norm(dim=1) > 0.05][:400], "frames": [*frames, then, last]}
 
 

@@ -118,21 +118,16 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
 
 
 @styled
-def plot_gram(W) -> Figure:
-    """WᵀW of the toy model's W (n_hidden, n_features), and each direction's length beside it."""
+def plot_gram(W) -> Axes:
+    """WᵀW of the toy model's W (n_hidden, n_features): the dot products of its directions."""
     gram = np.asarray(W).T @ np.asarray(W)
-    lengths, n = np.sqrt(gram.diagonal()), len(gram)
-    size = (6, 1.2 + 0.3 * min(n, 30))
-    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
-    plot_matrix(gram, left, numbers=0.15).set(xlabel="feature", ylabel="feature")
-    right.barh(range(min(n, MOST)), lengths[:MOST], color=BLUE)
-    right.axvline(1, color=INK, linestyle="--", linewidth=1.2)
-    right.set(xlabel="length", xticks=(0, 1))
-    right.tick_params(axis="y", length=0)
+    ax = plot_matrix(gram, numbers=0.15)
+    ax.set(xlabel="feature", ylabel="feature")
     paired = ((gram < -0.9).sum(axis=1) == 1).sum()
+    lengths = np.sqrt(gram.diagonal())
     lengths = f"lengths {lengths.min():.2f} to {lengths.max():.2f}"
-    fig.suptitle(f"{paired} of {n} have one opposite; {lengths}", x=0.01, ha="left")
-    return fig
+    ax.set_title(f"{paired} of {len(gram)} have one opposite; {lengths}")
+    return ax
 
 
 @styled
