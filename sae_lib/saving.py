@@ -62,9 +62,9 @@ def _same_function(read: SparseAutoencoder, sae: SparseAutoencoder) -> bool:
     d_in = read.W_dec.shape[1]
     x = torch.cat([length * random_directions(64, d_in) for length in (0.1, 1, 30, 1_000)])
     own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
+    size = x.norm(dim=1)
     pairs = zip(read(x), torch.func.functional_call(sae, own, (x,)), strict=True)
-    sizes = x.norm(dim=1) + read(x)[0].norm(dim=1)
-    return all(((a - b).norm(dim=1) <= 1e-4 * sizes).all() for a, b in pairs)
+    return all(((a - b).norm(dim=1) <= 1e-4 * (size + a.norm(dim=1))).all() for a, b in pairs)
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:
