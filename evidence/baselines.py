@@ -10,16 +10,9 @@ from sklearn.decomposition import sparse_encode
 from torch.nn.functional import normalize
 
 from evidence.common import CROWDED, data, toy_models, trained
-from sae_lib import (
-    FALLING_PRICE,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    match_features,
-    recovered,
-)
+from sae_lib import FALLING_PRICE, ToyModel
 from sae_lib.baselines import ica_directions, kmeans_directions, sparse_coding_directions
-from sae_lib.metrics import FIRES
+from sae_lib.metrics import FIRES, cosine_similarity_matrix, fires, match_features, recovered
 
 # (features, dimensions, sparsity), latents, the settings of its SAEs, and seeds of each method
 CASES = {

@@ -15,19 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sae_lib import (
-    SparseAutoencoder,
-    TopKSparseAutoencoder,
-    ToyModel,
-    TrainingHistory,
-    agreement,
-    fvu,
-    l0,
-    live_directions,
-    recovered,
-    train_saes,
-    train_toy_models,
-)
+from sae_lib.many import train_saes, train_toy_models
+from sae_lib.metrics import agreement, fvu, l0, live_directions, recovered
+from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder
+from sae_lib.toy_model import ToyModel
+from sae_lib.training import TrainingHistory
 
 DATA = Path(__file__).parent / "data"
 EDITION = 4  # of the lesson; the third trained each SAE of a stack on batches of its own
@@ -144,6 +136,7 @@ def run(name: str, experiment: Callable[[], Iterator[dict]]) -> None:
 
 def rounded(value):
     """Four digits of every number that is not whole, however deep it lies; NaN becomes None."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
         return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

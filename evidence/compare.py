@@ -1,7 +1,7 @@
 """How long until all ten features are found: this library, three SAE libraries, scikit-learn.
 
     python3 -m venv .venv-bench && .venv-bench/bin/pip install -r evidence/requirements.txt
-    .venv-bench/bin/python -m evidence.compare [--quick]
+    .venv-bench/bin/python -m evidence.compare
 
 One process, one thread, the same pools and batches for all, taking turns. Times are CPU seconds,
 building the SAE and drawing the batches included, and shown as ratios: on a busy machine only those
@@ -192,9 +192,8 @@ def step_for_step(x, rounds: int, n_steps: int) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quick = "--quick" in sys.argv
-    models = [sae_lib.ToyModel(seed=seed) for seed in range(1_000, 1_002 if quick else 1_008)]
+    models = [sae_lib.ToyModel(seed=seed) for seed in range(1_000, 1_008)]
     sae_lib.train_toy_models(models)
     pools = [data(model, 100_000, model.seed)[1] for model in models]
-    print(step_for_step(pools[0], *((2, 50) if quick else (9, 300))), flush=True)
+    print(step_for_step(pools[0], rounds=9, n_steps=300), flush=True)
     print(f"\n{to_the_goal(models, pools)}")

@@ -6,14 +6,8 @@ import torch
 from torch.nn.functional import normalize
 
 from evidence.common import CROWDED, data, mean_agreement, scores, toy_models, trained
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    match_features,
-)
+from sae_lib import FALLING_PRICE
+from sae_lib.metrics import cosine_similarity_matrix, fires, match_features
 
 
 def phase() -> Iterator[dict]:
@@ -32,9 +26,7 @@ def phase() -> Iterator[dict]:
                 yield from scores(models, saes, **about, k=1)
 
 
-def spares(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def spares(sae, model, features, x) -> dict:
     """What the live latents are that no feature needs: twins, sums of two features, the rest."""
     ground_truth = normalize(model.feature_directions, dim=1)
     i, j = torch.triu_indices(len(ground_truth), len(ground_truth), 1)
@@ -47,11 +39,11 @@ def spares(
     twin = cosine_similarity_matrix(sae.W_dec[spare], ground_truth).max(dim=1).values >= 0.95
     pair = cosine_similarity_matrix(sae.W_dec[spare], sums).max(dim=1).values >= 0.95
     counts = {"twins": twin, "sums": pair & ~twin, "others": ~pair & ~twin}
-    return {name: int(which.sum()) for name, which in counts.items()}
+    return {name: which.sum() for name, which in counts.items()}
 
 
 @torch.no_grad()
-def agreement_of_common(saes: list[SparseAutoencoder], x: torch.Tensor) -> float:
+def agreement_of_common(saes: list, x: torch.Tensor) -> float:
     """Agreement of the seeds if only latents count that fire on at least 1 % of the inputs."""
     often = [s.W_dec[fires(s.encode(x)).float().mean(dim=0) >= 0.01] for s in saes]
     return mean_agreement(often)
@@ -73,17 +65,15 @@ def crowded_map() -> Iterator[dict]:
             for row in scores(models, saes, spares, n_features=n, **setting):
                 m = row["toy_model"]
                 features, x = data(models[m], 10_000, m + 1_000)
-                row["true l0"] = float((features > 0.01).sum(dim=1).float().mean())
+                row["true l0"] = (features > 0.01).sum(dim=1).float().mean()
                 row["agreement, common latents"] = agreement_of_common(saes[m], x)
                 yield row
 
 
-def error_and_activity(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def error_and_activity(sae, model, features, x) -> dict:
     """The two terms that a price weighs against each other, λ left out."""
     _, error, activity = sae.loss(x, 1.0)
-    return {"error": float(error), "activity": float(activity)}
+    return {"error": error, "activity": activity}
 
 
 def cost() -> Iterator[dict]:

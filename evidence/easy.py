@@ -6,33 +6,19 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from evidence.common import (
-    new_saes,
-    scores,
-    toy_models,
-    train,
-    trained,
-)
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    match_features,
-    recovered,
-)
+from evidence.common import new_saes, scores, toy_models, train, trained
+from sae_lib import FALLING_PRICE
+from sae_lib.metrics import cosine_similarity_matrix, fires, match_features, recovered
 
 CASE = (10, 5, 0.9)
 
 
-def roles(sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor) -> dict:
+def roles(sae, model, features, x) -> dict:
     """Latents that are dead, always on (fire on 90 % of inputs), twins (second on a feature)."""
     rate = fires(sae.encode(x)).float().mean(dim=0)
     on_feature = cosine_similarity_matrix(sae.W_dec, model.feature_directions) >= 0.99
     twins = ((on_feature & (rate > 0)[:, None]).sum(dim=0) - 1).clamp(min=0).sum()
-    counts = {"dead": (rate == 0).sum(), "always on": (rate > 0.9).sum(), "twins": twins}
-    return {name: int(count) for name, count in counts.items()}
+    return {"dead": (rate == 0).sum(), "always on": (rate > 0.9).sum(), "twins": twins}
 
 
 def width() -> Iterator[dict]:
@@ -46,9 +32,7 @@ def width() -> Iterator[dict]:
         yield from scores(models, saes, roles, d_sae=d_sae)
 
 
-def spliced(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def spliced(sae, model, features, x) -> dict:
     """What a toy model does with x_hat in the place of x, and with x pushed along a latent."""
 
     def loss(hidden):
@@ -56,10 +40,10 @@ def spliced(
 
     x_hat, acts = sae(x)
     zero, clean = loss(torch.zeros_like(x)), loss(x)
-    row = {"loss recovered": float((zero - loss(x_hat)) / (zero - clean))}
+    row = {"loss recovered": (zero - loss(x_hat)) / (zero - clean)}
     live, before = sae.W_dec[fires(acts).any(dim=0)], model.decode(x).mean(dim=0)
     moved = torch.stack([model.decode(x + 0.5 * d).mean(dim=0) - before for d in live])
-    row["outputs moved"] = float((moved.abs() > 0.05).sum(dim=1).float().mean())
+    row["outputs moved"] = (moved.abs() > 0.05).sum(dim=1).float().mean()
     matches = match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions))
     return row | {"mean cosine": matches.cosine.mean()}
 

@@ -8,7 +8,6 @@ from torch.nn.functional import normalize
 
 from evidence.common import (
     CROWDED,
-    Models,
     data,
     mean_agreement,
     orthogonal_models,
@@ -16,18 +15,8 @@ from evidence.common import (
     toy_models,
     trained,
 )
-from sae_lib import (
-    FALLING_PRICE,
-    SAELoss,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    fires,
-    fvu,
-    live_directions,
-    match_features,
-    sae_loss,
-)
+from sae_lib import FALLING_PRICE, SAELoss, SparseAutoencoder, ToyModel, sae_loss
+from sae_lib.metrics import cosine_similarity_matrix, fires, fvu, live_directions, match_features
 
 
 class Related(ToyModel):
@@ -45,7 +34,7 @@ class Related(ToyModel):
         raise NotImplementedError
 
 
-def changed(models: Models, **settings) -> Models:
+def changed(models: dict[int, ToyModel], **settings) -> dict[int, ToyModel]:
     """The same toy models, on inputs of another kind."""
     models = copy.deepcopy(models)
     for model in models.values():
@@ -62,9 +51,7 @@ class Implied(Related):
         is_on[:, 1] = is_on[:, 0] & (b < 0.5)
 
 
-def a_and_b(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def a_and_b(sae, model, features, x) -> dict:
     """On which inputs A's latent fires, and where B's points.
 
     C is any other feature but A's opposite, which leaves nothing of A in the activation.
@@ -78,8 +65,8 @@ def a_and_b(
     inputs |= {"A and an independent C": ~is_on[:, 1] & (others == 1) & ~opposite}
     fired = fires(sae.encode(x)[:, owner[0]]).float()
     row = {f"A's fires on {name}": fired[of & is_on[:, 0]].mean() for name, of in inputs.items()}
-    row["cos(B's, A+B)"] = cosine_similarity_matrix(sae.W_dec[owner[1:2]], (a + b)[None])
-    return {name: float(value) for name, value in row.items()}
+    between = cosine_similarity_matrix(sae.W_dec[owner[1:2]], (a + b)[None])
+    return row | {"cos(B's, A+B)": between.squeeze()}
 
 
 def absorption() -> Iterator[dict]:
@@ -124,18 +111,15 @@ class Matryoshka(SparseAutoencoder):
         return SAELoss(total, error, price)
 
 
-def parents(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def parents(sae, model, features, x) -> dict:
     """The latent nearest to each parent: where it points, and whether it fires with a child."""
     cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     owner = match_features(cosines[:, :4]).latent
     fired, is_on = fires(sae.encode(x))[:, owner], features > 0
     with_child = is_on[:, 4:8] | is_on[:, 8:]
-    row = {"cos(parent's, parent)": cosines[owner, range(4)]}
-    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float()
-    row["parent's fires with a child"] = fired[with_child].float()
-    return {name: float(value.mean()) for name, value in row.items()}
+    row = {"cos(parent's, parent)": cosines[owner, range(4)].mean()}
+    row["parent's fires alone"] = fired[is_on[:, :4] & ~with_child].float().mean()
+    return row | {"parent's fires with a child": fired[with_child].float().mean()}
 
 
 def matryoshka() -> Iterator[dict]:
@@ -166,13 +150,11 @@ class Rare(Related):
         is_on[:] = torch.rand(is_on.shape, generator=rng) < self.probabilities()
 
 
-def halves(
-    sae: SparseAutoencoder, model: ToyModel, features: torch.Tensor, x: torch.Tensor
-) -> dict:
+def halves(sae, model, features, x) -> dict:
     """How many of the 50 commonest and of the 50 rarest features are found."""
     cosines = cosine_similarity_matrix(sae.W_dec, model.feature_directions)
     found = match_features(cosines).cosine >= 0.99
-    return {"of the 50 commonest": int(found[:50].sum()), "of the 50 rarest": int(found[50:].sum())}
+    return {"of the 50 commonest": found[:50].sum(), "of the 50 rarest": found[50:].sum()}
 
 
 def rare() -> Iterator[dict]:
@@ -189,14 +171,14 @@ def rare() -> Iterator[dict]:
         about = {"exponent": exponent, "n_steps": n_steps}
         for row in scores(models, saes, halves, **about):
             rarest = models[row["toy_model"]].probabilities().min()
-            yield row | {"p of the rarest": float(rarest)}
+            yield row | {"p of the rarest": rarest}
 
 
 def mean_abs_cosine(directions: torch.Tensor) -> float:
     """Mean |cosine| of two different rows: a measure without a ground truth, arXiv 2508.16560."""
     cosines = cosine_similarity_matrix(directions, directions).abs()
     n = len(cosines)
-    return float((cosines.sum() - cosines.trace()) / (n * (n - 1)))
+    return ((cosines.sum() - cosines.trace()) / (n * (n - 1))).item()
 
 
 @torch.no_grad()

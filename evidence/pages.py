@@ -3,24 +3,28 @@
 Which experiment each belongs to, `EXPERIMENTS` in evidence/run.py says.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from evidence.common import load, markdown, pooled
 from sae_lib.lesson import plots
-from sae_lib.lesson.show import picture
+from sae_lib.lesson.show import png
+
+
+def picture(fig: Figure, alt: str) -> str:
+    """The figure inside a text cell. Markdown's own ![…](…) cannot say how wide. Closes it."""
+    data, width = png(fig)
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<img alt="{html.escape(alt)}" width="{width}" src="{source}">'
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
     before = " in the third edition" if load(name)["edition"] == 3 else ""
     return f"*{what}. Made{before} by `.venv/bin/python -m evidence.run {name}`.*"
-
-
-def setting(l1, k) -> str:
-    return f"k = {k}" if k else f"λ = {l1:g}"
 
 
 def mean(values: np.ndarray, how: str) -> str:
@@ -30,9 +34,14 @@ def mean(values: np.ndarray, how: str) -> str:
     return f"{values.mean():{how}}".replace("%", " %")
 
 
-def listed(points: dict) -> str:
-    """Shares in words, rounded down as in the figures."""
-    return ", ".join(f"{name}: {np.floor(100 * y + 1e-9):.0f} %" for name, y in points.items())
+def percent(share: float) -> str:
+    """Rounded down: 100 means all."""
+    return plots.down(100 * share, 0)
+
+
+def listed(shares: dict) -> str:
+    """Shares in words."""
+    return ", ".join(f"{name}: {percent(share)} %" for name, share in shares.items())
 
 
 def summary(groups: dict, columns: dict, corner: str = "", across: bool = False) -> str:
@@ -49,48 +58,9 @@ def summary(groups: dict, columns: dict, corner: str = "", across: bool = False)
     return markdown(header, lines)
 
 
-@plots.styled
-def plot_map(values, xticks: Sequence, yticks: Sequence, ax: Axes | None = None) -> Axes:
-    """Shares from 0 to 1 as a grid of percentages (rounded down), darker for more."""
-    values = np.asarray(values)
-    ax = ax or plt.subplots(figsize=(6, 1.3 + 0.5 * len(values)))[1]
-    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if value > 0.75 else "black"
-        share = f"{np.floor(100 * value + 1e-9):.0f}%"
-        ax.text(column, row, share, ha="center", va="center", color=colour)
-    ax.set_xticks(range(len(xticks)), [str(x).removesuffix(".0") for x in xticks])
-    ax.set_yticks(range(len(yticks)), yticks)
-    ax.tick_params(length=0)
-    return ax
-
-
-@plots.styled
-def plot_phase(curves: Mapping[str, Mapping[int, tuple]]) -> Axes:
-    """Share of features found against features per dimension, with a line at 2.
-
-    curves: {method: {d: (n_over_d, share)}}; up to two methods, told apart by dash and colour,
-    up to four d, told apart by their marks.
-    """
-    ax = plt.subplots(figsize=(6, 3.8))[1]
-    marks = dict(zip(sorted({d for of in curves.values() for d in of}), "os^D", strict=False))
-    looks = ((plots.BLUE, "-"), (plots.ORANGE, "--"))
-    for (method, of), (colour, dash) in zip(curves.items(), looks, strict=False):
-        ax.plot([], [], dash, color=colour, label=method)
-        for d, (n_over_d, share) in of.items():
-            ax.plot(n_over_d, share, dash, marker=marks[d], color=colour, markersize=7)
-    for d, mark in marks.items():
-        ax.plot([], [], mark, color="black", label=f"d = {d}")
-    ax.axvline(2, color="black", linestyle=":")
-    ax.annotate(" n = 2d", (2, 1.02), xycoords=("data", "axes fraction"))
-    ax.set(xlabel="features per dimension, n / d", ylabel="share found", ylim=(-0.03, 1.05))
-    ax.legend()
-    shares = [
-        (n, s) for of in curves.values() for xy in of.values() for n, s in zip(*xy, strict=True)
-    ]
-    least = np.floor(100 * min(s for n, s in shares if n <= 2) + 1e-9)
-    ax.set_title(f"Up to n = 2d at least {least:.0f} % are found", pad=22)
-    return ax
+def one_key(name: str, *keys: str) -> dict:
+    """The groups of an experiment whose settings are one column."""
+    return {key: group for (key,), group in pooled(name, *keys).items()}
 
 
 def switch() -> str:
@@ -102,7 +72,7 @@ def switch() -> str:
         "off again": "and then 3,000 at λ = 0 again",
     }
     for group in data.values():
-        group["worst"] = np.array([group["fvu"].max()])
+        group["worst"] = group["fvu"].max()
     columns = {"found of 10": ("recovered", ".1f"), "all ten, of 24 runs": ("complete",)}
     columns |= {"L0": ("l0", ".1f"), "FVU, at most": ("worst", ".0e")}
     batches = data["on"]["all found from batch"]
@@ -113,17 +83,16 @@ def switch() -> str:
 
 
 def patience() -> str:
-    groups = {f"{n:,}": group for (n,), group in pooled("patience", "looked at").items()}
+    groups = {f"{n:,}": group for n, group in one_key("patience", "looked at").items()}
     for group in groups.values():
-        found = group["recovered"]
-        group["most"], group["none"] = np.array([found.max()]), found == 0
+        group["most"], group["none"] = group["recovered"].max(), group["recovered"] == 0
     columns = {"found of 10, mean": ("recovered", ".1f"), "most in one run": ("most", ".0f")}
     columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f")}
     return summary(groups, columns, "batches at λ = 0") + "\n\n" + made_by("patience")
 
 
 def splice() -> str:
-    groups = {what: group for (what,), group in pooled("splice").items()}
+    groups = one_key("splice")
     groups["frozen random decoder"] = groups.pop("frozen decoder")
     columns = {"found of 10": ("recovered", ".1f"), "FVU": ("fvu", ".1%")}
     columns |= {"the model's loss recovered": ("loss recovered", ".1%")}
@@ -132,7 +101,7 @@ def splice() -> str:
 
 
 def width() -> str:
-    groups = {d_sae: group for (d_sae,), group in pooled("width").items()}
+    groups = one_key("width")
     for group in groups.values():
         group["runs"] = np.ones_like(group["recovered"])
     columns = {"found of 10": ("recovered", ".1f"), "all ten": ("complete",), "runs": ("runs",)}
@@ -147,9 +116,8 @@ def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
     groups = pooled(name)
     cases = list(dict.fromkeys(case for case, _ in groups))
     methods = dict.fromkeys(method for _, method in groups if column in groups[cases[0], method])
-    return [[corner, *cases]] + [
-        [m, *(mean(groups[c, m][column], how) for c in cases)] for m in methods
-    ]
+    lines = [[m, *(mean(groups[c, m][column], how) for c in cases)] for m in methods]
+    return [[corner, *cases], *lines]
 
 
 def baselines() -> str:
@@ -157,10 +125,7 @@ def baselines() -> str:
     _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
-    lines += [
-        [f"*{method}: seconds to encode a million*", *(f"{float(cell):g}" for cell in cells)]
-        for method, *cells in seconds
-    ]
+    lines += [[f"*{method}: seconds to encode a million*", *cells] for method, *cells in seconds]
     what = "3 toy models; 16 SAE seeds, 2 of other methods (for 100 in 30: 2 and 1). n: features"
     return markdown(header, lines) + "\n\n" + made_by("baselines", what)
 
@@ -172,65 +137,78 @@ def reading() -> str:
     return markdown(header, lines) + "\n\n" + made_by("reading", what)
 
 
+@plots.styled
 def phase() -> str:
-    curves: dict[str, dict] = {"λ falling to 0.001": {}, "TopK, k = 1": {}}
-    for (d, n, _, k), group in pooled("phase").items():
-        of = curves["TopK, k = 1" if k else "λ falling to 0.001"].setdefault(d, ([], []))
-        of[0].append(n / d)
-        of[1].append(group["recovered"].mean() / n)
-    alt = "Share of features found, against features per dimension."
-    for method, of in curves.items():
-        for d, points in of.items():
-            shares = {f"{x * d:.0f}": y for x, y in zip(*points, strict=True)}
+    groups, marks = pooled("phase"), {3: "o", 5: "s", 8: "^"}
+    methods = {"": ("λ falling to 0.001", "-", plots.BLUE), 1: ("TopK, k = 1", "--", plots.ORANGE)}
+    fig, ax = plt.subplots(figsize=(6, 3.8))
+    alt, least = "Share of features found, against features per dimension.", 1.0
+    for kind, (method, dash, colour) in methods.items():
+        ax.plot([], [], dash, color=colour, label=method)
+        for d, mark in marks.items():
+            of = {n: g for (of, n, _, k), g in groups.items() if (of, k) == (d, kind)}
+            shares = {n: group["recovered"].mean() / n for n, group in of.items()}
+            ax.plot(np.array([*shares]) / d, [*shares.values()], dash + mark, color=colour, ms=7)
+            least = min([least, *(share for n, share in shares.items() if n <= 2 * d)])
             alt += f" {method}, {d} dimensions: {listed(shares)}."
-    fig = plot_phase(curves).figure
+    for d, mark in marks.items():
+        ax.plot([], [], mark, color="black", label=f"d = {d}")
+    ax.axvline(2, color="black", linestyle=":")
+    ax.annotate(" n = 2d", (2, 1.02), xycoords=("data", "axes fraction"))
+    ax.set(xlabel="features per dimension, n / d", ylabel="share found", ylim=(-0.03, 1.05))
+    ax.set_title(f"Up to n = 2d at least {percent(least)} % are found", pad=22)
+    ax.legend()
     what = "4 SAE seeds (2 at k = 1) × 3 toy models for each point"
     return picture(fig, alt) + "\n\n" + made_by("phase", what)
 
 
 @plots.styled
 def crowded_map() -> str:
-    groups = pooled("map")
-    crowds = sorted({n for n, _, _ in groups})
-    these = {setting(l1, k): group for (n, l1, k), group in groups.items() if n == 15}
-    halves = {
-        "l1_coefficient (λ) of an L1 SAE": [(l1, k) for n, l1, k in groups if n == 15 and l1],
-        "k of a TopK SAE": [(l1, k) for n, l1, k in groups if n == 15 and k],
-    }
-    widths = [len(half) for half in halves.values()]
-    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=widths)
+    groups, crowds = pooled("map"), (10, 15, 20)
+    these = {}
+    fig, axes = plt.subplots(1, 2, figsize=(6.5, 2.8), width_ratios=(5, 3))
     alt = "Share of features found."
-    for ax, (name, half) in zip(axes, halves.items(), strict=True):
-        shares = [[groups[n, *s]["recovered"].mean() / n for s in half] for n in crowds]
-        plot_map(shares, [l1 or k for l1, k in half], crowds, ax)
-        ax.set_xlabel(name)
+    for ax, sign, label in (
+        (axes[0], "λ", "l1_coefficient (λ) of an L1 SAE"),
+        (axes[1], "k", "k of a TopK SAE"),
+    ):
+        half = {(n, l1 or k): g for (n, l1, k), g in groups.items() if bool(k) == (sign == "k")}
+        prices = [price for n, price in half if n == 15]
+        these |= {f"{sign} = {price:g}": half[15, price] for price in prices}
+        shares = [[half[n, price]["recovered"].mean() / n for price in prices] for n in crowds]
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.75 else "black"
+            look = {"ha": "center", "va": "center", "color": colour}
+            ax.text(column, row, f"{percent(share)}%", **look)
+        ax.set_xticks(range(len(prices)), [f"{price:g}" for price in prices])
+        ax.set_yticks(range(3) if sign == "λ" else (), crowds if sign == "λ" else ())
+        ax.tick_params(length=0)
+        ax.set_xlabel(label)
         for n, row in zip(crowds, shares, strict=True):
-            cells = {setting(*s): v for s, v in zip(half, row, strict=True)}
+            cells = {f"{sign} = {price:g}": s for price, s in zip(prices, row, strict=True)}
             alt += f" {n} in 5: {listed(cells)}."
     axes[0].set_ylabel("features in 5")
-    axes[1].set_yticks([])
     fig.suptitle("Share of features found", x=0.01, ha="left")
     true_l0 = mean(next(iter(these.values()))["true l0"], ".2f")
     columns = {"found of 15, mean": ("recovered", ".1f"), "all 15, of 48 runs": ("complete",)}
     columns |= {"FVU": ("fvu", ".1%"), f"L0 ({true_l0} features are on)": ("l0", ".2f")}
     columns |= {"agreement of two seeds": ("agreement", ".2f")}
-    made = made_by(
-        "map",
-        "16 SAE seeds (8 for 10 and 20 in 5) × 3 toy models, 40 latents, 2,000 batches of 128",
-    )
-    return "\n\n".join([picture(fig, alt), summary(these, columns, "15 in 5", across=True), made])
+    what = "16 SAE seeds (8 for 10 and 20 in 5) × 3 toy models, 40 latents, 2,000 batches of 128"
+    table = summary(these, columns, "15 in 5", across=True)
+    return "\n\n".join([picture(fig, alt), table, made_by("map", what)])
 
 
 def cost() -> str:
-    groups = {l1: group for (l1,), group in pooled("cost").items()}
-    mean_of = {l1: [g["error"].mean(), g["activity"].mean()] for l1, g in groups.items()}
+    groups = one_key("cost")
     header = ["15 in 5", "found", "error", "activity", *(f"cost at λ = {l1:g}" for l1 in groups)]
+    means = {l1: (g["error"].mean(), g["activity"].mean()) for l1, g in groups.items()}
     lines = [
         [f"trained at λ = {l1:g}", mean(groups[l1]["recovered"], ".1f"), f"{e:.3f}", f"{a:.2f}"]
         + [f"{e + price * a:.4f}" for price in groups]
-        for l1, (e, a) in mean_of.items()
+        for l1, (e, a) in means.items()
     ]
-    (error, activity), (other_error, other_activity) = mean_of.values()
+    (error, activity), (other_error, other_activity) = means.values()
     even = (other_error - error) / (activity - other_activity)
     then = f"The two cost the same at λ = {even:.2f}. Below that price the exact code is cheaper, "
     then += "and above it the other one is. Activity is the sum of the latents, and cost is "
@@ -239,24 +217,21 @@ def cost() -> str:
 
 
 def absorption() -> str:
-    groups = {name: group for (name,), group in pooled("absorption").items()}
+    groups = one_key("absorption")
     inputs = ("A alone", "A and an independent C", "A and B")
     columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
+    columns |= {"runs where A and B silence it": ("silent",)}
+    columns |= {"where it fires on all A and B": ("always",)}
     for group in groups.values():
         share = group["A's fires on A and B"]
         group["silent"], group["always"] = share < 0.05, share > 0.95
-    columns |= {
-        "runs where A and B silence it": ("silent",),
-        "where it fires on all A and B": ("always",),
-    }
     corner = "share of the inputs on which A's latent fires"
     return summary(groups, columns, corner) + "\n\n" + made_by("absorption")
 
 
 def matryoshka() -> str:
-    groups = {
-        {"SparseAutoencoder": "plain"}.get(k, k): g for (k,), g in pooled("matryoshka").items()
-    }
+    groups = one_key("matryoshka")
+    groups = {"plain": groups["SparseAutoencoder"], "Matryoshka": groups["Matryoshka"]}
     columns = {"cosine with the parent": ("cos(parent's, parent)", "cos")}
     columns |= {"fires on the parent alone": ("parent's fires alone", ".2f")}
     columns |= {"on parent and child": ("parent's fires with a child", ".2f")}
@@ -265,43 +240,30 @@ def matryoshka() -> str:
 
 
 def rare() -> str:
-    groups = {
-        f"{exponent:g}" + (f" ({n_steps:,} batches)" if n_steps > 2_000 else ""): group
-        | {"once in": 1 / group["p of the rarest"]}
-        for (exponent, n_steps), group in pooled("rare").items()
+    groups = {}
+    for (exponent, n_steps), group in pooled("rare").items():
+        longer = f" ({n_steps:,} batches)" if n_steps > 2_000 else ""
+        groups[f"{exponent:g}{longer}"] = group | {"once in": 1 / group["p of the rarest"]}
+    columns = {
+        "the rarest is on once in": ("once in", ",.0f"),
+        "found of 100": ("recovered", ".1f"),
     }
-    columns = {"the rarest is on once in": ("once in", ",.0f")}
-    columns |= {"found of 100": ("recovered", ".1f")}
     columns |= {
-        f"of the 50 {which}": (f"of the 50 {which}", ".1f") for which in ("commonest", "rarest")
+        f"of the 50 {half}": (f"of the 50 {half}", ".1f") for half in ("commonest", "rarest")
     }
     columns |= {"FVU": ("fvu", ".1%")}
     what = "TopK, k = 5, 2 SAE seeds × 3 toy models, 2,000 batches"
     return summary(groups, columns, "$a$") + "\n\n" + made_by("rare", what)
 
 
-def rows_of_k() -> list[dict]:
-    """For each case, k and toy model the means over its SAEs."""
-    names = {"unexplained": "fvu", "agreement": "agreement", "mean_abs_cosine": "mean abs cosine"}
-    names |= {"null_unexplained": "null fvu", "null_agreement": "null agreement"}
-    rows = []
-    for (case, k, _), group in pooled("choosing_k", "case", "k", "toy_model").items():
-        found = group["recovered"].mean() / int(case.split()[0])
-        means = {name: group[column].mean() for name, column in names.items()}
-        rows.append({"case": case, "k": k, "found": found} | means)
-    return rows
-
-
 def choosing_k() -> str:
-    rows = rows_of_k()
-    formats = {"found": ".0%", "unexplained": ".1%", "null_unexplained": ".1%", "agreement": ".2f"}
-    formats |= {"null_agreement": ".2f", "mean_abs_cosine": ".3f"}
     header = ["case", "k", "found", "FVU (unexplained)", "FVU, noise", "agreement"]
+    header += ["agreement, noise", "mean \\|cosine\\|"]
+    formats = {"found": ".0%", "fvu": ".1%", "null fvu": ".1%", "agreement": ".2f"}
+    formats |= {"null agreement": ".2f", "mean abs cosine": ".3f"}
     lines = []
-    for case, k in dict.fromkeys((row["case"], row["k"]) for row in rows):
-        these = [row for row in rows if (row["case"], row["k"]) == (case, k)]
-        cells = [mean(np.array([row[c] for row in these]), how) for c, how in formats.items()]
-        lines.append([case, k, *cells])
-    table = markdown([*header, "agreement, noise", "mean \\|cosine\\|"], lines)
+    for (case, k), group in pooled("choosing_k").items():
+        group["found"] = group["recovered"] / int(case.split()[0])
+        lines.append([case, k, *(mean(group[column], how) for column, how in formats.items())])
     what = "TopK, 16 SAE seeds × 3 toy models. Noise: the activations' mean and covariance, 4 × 3"
-    return "\n\n".join([table, made_by("choosing_k", what)])
+    return markdown(header, lines) + "\n\n" + made_by("choosing_k", what)

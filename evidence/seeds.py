@@ -19,15 +19,8 @@ import time
 import torch
 
 from evidence.common import DATA, EDITION, data, markdown
-from sae_lib import (
-    FALLING_PRICE,
-    SparseAutoencoder,
-    ToyModel,
-    cosine_similarity_matrix,
-    match_features,
-    train_saes,
-    train_toy_models,
-)
+from sae_lib import FALLING_PRICE, SparseAutoencoder, ToyModel, train_saes, train_toy_models
+from sae_lib.metrics import cosine_similarity_matrix, match_features
 
 FILE = DATA / "seeds.json"
 RECIPES = {"falling": FALLING_PRICE, "constant": {}, "constant 0.003": {"l1_coefficient": 0.003}}

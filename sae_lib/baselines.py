@@ -18,13 +18,11 @@ def _both_signs(axes: np.ndarray) -> torch.Tensor:
 
 
 def _matrix(activations: torch.Tensor) -> np.ndarray:
-    """The activations in numpy, as doubles: beside a large mean, floats lose what varies."""
-    return finite("activations", activations, n_columns=0).cpu().double().numpy()
+    """The activations in numpy; raise if all rows are equal, so that there is nothing to find.
 
-
-def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
-    """The same; raise if all rows are equal, so that there is nothing to find."""
-    x = _matrix(activations)
+    As doubles: beside a large mean, floats lose what varies.
+    """
+    x = finite("activations", activations, n_columns=0).cpu().double().numpy()
     if (x == x[0]).all():
         raise ValueError("activations: expected rows that differ, got the same in every row.")
     return x
@@ -32,12 +30,12 @@ def _varied_matrix(activations: torch.Tensor) -> np.ndarray:
 
 def neuron_directions(activations: torch.Tensor) -> torch.Tensor:
     """Each hidden neuron, up and down: (2 d_in, d_in)."""
-    return _both_signs(np.eye(_matrix(activations).shape[1]))
+    return _both_signs(np.eye(finite("activations", activations, n_columns=0).shape[1]))
 
 
 def pca_directions(activations: torch.Tensor) -> torch.Tensor:
     """The principal components, both ways: (2 d_in, d_in)."""
-    x = _varied_matrix(activations)
+    x = _matrix(activations)
     return _both_signs(PCA().fit(x).components_)
 
 
@@ -46,7 +44,7 @@ def ica_directions(activations: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
 
     Of activations that vary in fewer than d_in dimensions, two for each of those.
     """
-    x = _varied_matrix(activations)
+    x = _matrix(activations)
     axes = PCA(svd_solver="full").fit(x)
     varies = axes.singular_values_ > 1e-5 * axes.singular_values_[0]
     axes = axes.components_[varies]  # along the others FastICA would divide by zero
@@ -79,7 +77,7 @@ def sparse_coding_directions(
     The activations are first divided by their standard deviation. With alpha = 0.5 and two atoms
     a feature it finds all of 10 in 5 and 15 in 5, or all but one; at 0.05 few. Mairal et al. 2009.
     """
-    x = _varied_matrix(activations)
+    x = _matrix(activations)
     learner = MiniBatchDictionaryLearning(
         n_atoms, alpha=alpha, positive_code=True, fit_algorithm="cd", random_state=seed
     )

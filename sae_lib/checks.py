@@ -1,6 +1,5 @@
 """What a learner passes in, looked at once: one sentence if it cannot work."""
 
-import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -42,6 +41,6 @@ def real(name: str, value, least: float, most: float) -> float:
     """value as a float; raise unless it is a number from least to most."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}.")
-    if not least <= value <= most or math.isnan(value):
+    if not least <= value <= most:  # also if it is nan
         raise ValueError(f"{name}: expected {least:g} to {most:g}, got {value:g}.")
     return float(value)

@@ -31,16 +31,15 @@ def train_saes(
     a step that mixes the SAEs), or two steps end elsewhere, they are trained one by one, and a
     warning says so.
     """
+    _different("saes: expected different SAEs", saes)
     activations = finite("activations", activations)
     if activations.ndim == 2:
         activations = activations.expand(len(saes), -1, -1)
-    if not saes or activations.ndim != 3 or len(activations) != len(saes):
+    if activations.ndim != 3 or len(activations) != len(saes):
         raise ValueError(
             f"activations: expected the shape (n_samples, d_in) or ({len(saes)}, n_samples, d_in), "
             f"one for each SAE, got {tuple(activations.shape)}."
         )
-    if len(set(map(id, saes))) < len(saes):
-        raise ValueError("saes: expected different SAEs, got one of them twice.")
     why = _why_not(saes, activations, train, settings | {"seed": seed})
     if why:
         warnings.warn(f"These SAEs are trained one by one: {why}", stacklevel=2)
@@ -54,9 +53,15 @@ def train_saes(
 
 def train_toy_models(models: Sequence[ToyModel], *, seed: int = 0, **settings) -> None:
     """`train_toy_model` for many models of one shape at once, in place, on the same inputs."""
+    _different("models: expected different toy models", models)
     stack = Stack(models)
     train_toy_model(stack, seed=seed, **settings)
     stack.give_back(models)
+
+
+def _different(expected: str, modules: Sequence[nn.Module]) -> None:
+    if len(set(map(id, modules))) < max(1, len(modules)):
+        raise ValueError(f"{expected}, got {'one of them twice' if modules else 'none'}.")
 
 
 class Stack(nn.Module):

@@ -87,6 +87,9 @@ def fvu(x: torch.Tensor, x_hat: torch.Tensor) -> float:
     0 is perfect, 1 as bad as always answering with the mean; a bad start can lie above 1.
     x, x_hat (..., d_in): the leading axes count as one. In double, on the CPU.
     """
+    if x.shape != x_hat.shape:
+        got = tuple(x_hat.shape)
+        raise ValueError(f"x_hat: expected the shape of x, {tuple(x.shape)}, got {got}.")
     x, x_hat = (t.detach().cpu().double().flatten(0, -2) for t in (x, x_hat))
     return ((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum()).item()
 
@@ -147,12 +150,11 @@ def firing(strengths: torch.Tensor, acts: torch.Tensor) -> Firing:
 
 class Judgement(NamedTuple):
     """What `judge` saw. For each feature (n_features,): the cosine with its own latent (nan if it
-    has none), whether it is found, and how what fires along it agrees with it. Beside them the
-    matched cosines of 200 random dictionaries as wide as the SAE (200, n_features)."""
+    has none), and whether it is found. Beside them the matched cosines of 200 random dictionaries
+    as wide as the SAE (200, n_features)."""
 
     cosine: np.ndarray
     found: np.ndarray
-    firing: Firing
     chance: np.ndarray
 
 
@@ -172,7 +174,7 @@ def judge(sae: SparseAutoencoder, toy_model: ToyModel, at: float = 0.99) -> Judg
     cosine = match_features(cosines).cosine
     with_it = ((fired.precision >= 0.5) & (fired.recall >= 0.5)).numpy()
     chance = chance_cosines(ground_truth, len(sae.W_dec))
-    return Judgement(cosine, (cosine >= at) & with_it, fired, chance)
+    return Judgement(cosine, (cosine >= at) & with_it, chance)
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ def sae_loss(
 
 def random_directions(n: int, d: int, *, seed: int = 0) -> torch.Tensor:
     """n directions of length 1, uniform on the sphere in d dimensions: (n, d)."""
-    whole("the number of directions", n, 1, 10**6), whole("their dimension", d, 1, 10**6)
+    whole("d_sae, the number of directions", n, 1, 10**6)
+    whole("d_in, their dimension", d, 1, 10**6)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1))
     directions = torch.randn(n, d, generator=generator, dtype=torch.float32, device="cpu")
     return directions / directions.norm(dim=-1, keepdim=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from sae_lib.checks import finite
+from sae_lib.checks import finite, whole
 from sae_lib.sae import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 
 SAELENS_VERSION = "6.54.12"  # whose format this is; without a version SAELens assumes an old one
@@ -39,13 +39,11 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
         "apply_b_dec_to_input": False,
         "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None},
     }
-    if hasattr(sae, "k"):
+    if getattr(sae, "k", None) is not None:
         # the k strongest as they are, not weighted by the length of what they write
-        config |= {"architecture": "topk", "k": int(sae.k), "rescale_acts_by_decoder_norm": False}
-    x = d_in**0.5 * random_directions(16, d_in)
-    own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
-    pairs = zip(torch.func.functional_call(sae, own, (x,)), sae_of(config, weights)(x), strict=True)
-    if not all(torch.allclose(ours, read, rtol=1e-3, atol=1e-3) for ours, read in pairs):
+        k = whole("k", sae.k, 1, d_sae)
+        config |= {"architecture": "topk", "k": k, "rescale_acts_by_decoder_norm": False}
+    if not _same_function(sae_of(config, weights), sae):
         raise ValueError(
             "sae: expected ReLU(x W_enc + b_enc), its k strongest, and h W_dec + b_dec, got a "
             f"{type(sae).__name__} that computes something else, which its weights do not carry."
@@ -56,6 +54,17 @@ def save_sae(sae: SparseAutoencoder, folder: str | Path, *, overwrite: bool = Fa
     (folder / CONFIG).unlink(missing_ok=True)  # after a crash in between, nothing can be loaded
     (folder / WEIGHTS).write_bytes(save(weights))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _same_function(read: SparseAutoencoder, sae: SparseAutoencoder) -> bool:
+    """Whether two SAEs agree up to rounding, on inputs of any length: the longest wake latents
+    that are silent on all of the usual ones."""
+    d_in = read.W_dec.shape[1]
+    x = torch.cat([length * random_directions(64, d_in) for length in (0.1, 1, 30, 1_000)])
+    own = {name: w.detach().cpu().float() for name, w in sae.state_dict().items()}
+    size = x.norm(dim=1)
+    pairs = zip(read(x), torch.func.functional_call(sae, own, (x,)), strict=True)
+    return all(((a - b).norm(dim=1) <= 1e-4 * (size + a.norm(dim=1))).all() for a, b in pairs)
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:

@@ -99,9 +99,7 @@ def training_data(activations: torch.Tensor, sae: SparseAutoencoder) -> torch.Te
     if not isinstance(getattr(sae, "W_dec", None), torch.Tensor):
         raise TypeError(f"sae: expected a SparseAutoencoder, got a {type(sae).__name__}.")
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        raise RuntimeError(
-            "Train outside torch.autocast: at half precision this loss is too coarse."
-        )
+        raise RuntimeError("Train outside torch.autocast: half precision is too coarse for this.")
     activations = finite("activations", activations)
     d_in, got = sae.W_dec.shape[-1], tuple(activations.shape)
     if activations.ndim != sae.W_dec.ndim or got[-1] != d_in:

@@ -151,10 +151,7 @@ def test_firing_of_two_features_on_six_inputs_by_hand():
 def test_a_feature_is_found_if_its_latent_points_along_it_and_fires_with_it(trained):
     toy_model, sae = trained.models[0], copy.deepcopy(trained.saes[0])
     judged = judge(sae, toy_model)
-    precision, recall, scale = judged.firing
     assert judged.found.all() and judged.cosine.min() >= 0.99 and judged.chance.shape == (200, 10)
-    assert precision.min() > 0.99 and scale.min() > 0.99 and scale.max() < 1  # it shrinks
-    assert recall.min() > 0.9  # not 1: a feature and its opposite cancel out
     assert not judge(sae, toy_model, at=1.01).found.any()
     assert judge(sae.double(), toy_model).found.all()
     along = cosine_similarity_matrix(sae.W_dec, toy_model.feature_directions) >= 0.99

@@ -9,16 +9,13 @@ What is generated stands below a line that marks it, so that an author can add o
     <!-- figure: draw_sae -->                    a picture of tools/pictures.py
     <!-- evidence: map -->                       a table or figure of evidence/run.py
 
-A picture is made again only when what it is drawn from changes (the word behind its name says from
-what). Also: the library that a folded cell carries, and the Colab badge, if pyproject.toml names a
+Also: the library that a folded cell carries, and the Colab badge, if pyproject.toml names a
 repository under [project.urls].
 """
 
-import argparse
 import ast
 import base64
 import hashlib
-import inspect
 import io
 import lzma
 import os
@@ -29,22 +26,18 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import torch
-from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
-from evidence.run import EXPERIMENTS  # noqa: E402
-from sae_lib.lesson import show  # noqa: E402
-from tools import pictures  # noqa: E402
-from tools.run_notebook import LESSONS, execute  # noqa: E402
+from evidence.pages import picture
+from evidence.run import page
+from tools import pictures
+from tools.run_notebook import LESSONS, ROOT, execute
 
 SHOWN = re.compile(r"(?m)^# from (sae_lib/\S+\.py): (.+)$")
-DRAWN = re.compile(r"(?m)^<!-- (figure|evidence): (\w+) ?(\w*) ?-->$")
+DRAWN = re.compile(r"(?ms)^<!-- (figure|evidence): (\w+)[^>]*-->$.*")
 LIBRARY = re.compile(r'^LIBRARY = \((\n    ".*")*\n\)', re.MULTILINE)
-PICTURE = re.compile(r"base64,[\w+/=]+")
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n\n")
 
 
@@ -65,34 +58,15 @@ def shown_source(path: str, names: str) -> str:
     return "\n\n\n".join(pieces)
 
 
-def drawn(kind: str, name: str) -> tuple[str, str]:
-    """A table or figure of the evidence, or a picture as a Markdown image; and what it is
-    drawn from, in eight letters: the code that draws it, its words, its numbers."""
+def drawn(kind: str, name: str) -> str:
+    """A table or figure of the evidence, or a picture, as Markdown below the line that marks it."""
     if kind == "evidence":
-        _, draw = EXPERIMENTS[name]
-        text = draw()
+        text = page(name)
     else:
         draw = getattr(pictures, name)
-        picture = draw()
-        summary = draw.__doc__.splitlines()[0]
-        text = show.picture(*(picture if isinstance(picture, tuple) else (picture, summary)))
-    origin = [inspect.getsource(inspect.unwrap(draw)), PICTURE.sub("", text)]
-    if "stored()" in origin[0]:
-        origin.append(pictures.NUMBERS.read_text(encoding="utf-8"))
-    return text, hashlib.sha256("\0".join(origin).encode()).hexdigest()[:8]
-
-
-def write_drawn(source: str) -> str:
-    """The source of a text cell with its table or picture, made again if it is another one."""
-    found = DRAWN.search(source)
-    if not found:
-        return source
-    text, origin = drawn(found[1], found[2])
-    if found[3] == origin and PICTURE.sub("", source[found.end() :]).strip() == PICTURE.sub(
-        "", text
-    ):
-        return source
-    return f"{source[: found.start()]}<!-- {found[1]}: {found[2]} {origin} -->\n\n{text}"
+        figure, said = draw()
+        text = picture(figure, f"{draw.__doc__} {said}".strip())
+    return f"<!-- {kind}: {name} -->\n\n{text}"
 
 
 def packed_library() -> str:
@@ -109,25 +83,14 @@ def packed_library() -> str:
     return "\n".join(["LIBRARY = (", *lines, ")"])
 
 
-def write_library_in(notebook: nbformat.NotebookNode) -> None:
-    """Fill the generated cells."""
-    library = packed_library()
-    for cell in notebook.cells:
-        if found := SHOWN.search(cell.source):
-            cell.source = cell.source[: found.end()] + "\n" + shown_source(*found.groups())
-        cell.source = LIBRARY.sub(lambda _: library, write_drawn(cell.source))
-
-
 def badge(name: str) -> str:
     """The line that opens a notebook in Colab; empty as long as no repository is named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    repository = project.get("urls", {}).get("Repository", "")
-    if not repository.startswith("https://github.com/"):
+    if not (repository := project.get("urls", {}).get("Repository")):
         return ""
-    place = repository.removeprefix("https://github.com/").strip("/")
-    colab = "https://colab.research.google.com"
-    page = f"{colab}/github/{place}/blob/main/{name}"
-    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})\n\n"
+    colab, place = "https://colab.research.google.com", repository.split("github.com/")[1]
+    link = f"{colab}/github/{place.strip('/')}/blob/main/{name}"
+    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({link})\n\n"
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
@@ -135,29 +98,14 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
-def looks_the_same(old: list, new: list) -> bool:
-    """Outputs with the same words, and pictures in which next to no pixel differs."""
-    if len(old) != len(new):
-        return False
-    for a, b in zip(old, new, strict=True):
-        a, b = a.get("data", {"text": a.get("text")}), b.get("data", {"text": b.get("text")})
-        if {**a, "image/png": 0} != {**b, "image/png": 0}:
-            return False
-        if "image/png" in a:
-            files = (io.BytesIO(base64.b64decode(data["image/png"])) for data in (a, b))
-            a, b = (np.asarray(Image.open(file).convert("RGB"), float) for file in files)
-            if a.shape != b.shape or abs(a - b).mean() > 1:
-                return False
-    return True
-
-
-def run(notebook: nbformat.NotebookNode) -> None:
-    """Run every cell, and keep the outputs that look as before: a diff shows what changed."""
-    before = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
-    execute(notebook, ROOT)
+def write_in(notebook: nbformat.NotebookNode) -> None:
+    """Fill the generated cells."""
+    library = packed_library()
     for cell in notebook.cells:
-        if cell.cell_type == "code" and looks_the_same(before[cell.id], cell.outputs):
-            cell.outputs = before[cell.id]
+        if found := SHOWN.search(cell.source):
+            cell.source = cell.source[: found.end()] + "\n" + shown_source(*found.groups())
+        cell.source = DRAWN.sub(lambda found: drawn(*found.groups()), cell.source)
+        cell.source = LIBRARY.sub(lambda _: library, cell.source)
 
 
 def clean(notebook: nbformat.NotebookNode, ran: str) -> None:
@@ -170,19 +118,17 @@ def clean(notebook: nbformat.NotebookNode, ran: str) -> None:
     for cell in notebook.cells:
         for key in ("execution", "ExecuteTime", "collapsed", "outputId", "colab"):
             cell.metadata.pop(key, None)
-        for output in cell.get("outputs", []):
-            output.pop("metadata", None) if output.output_type == "stream" else None
 
 
 def sync(path: Path, *, may_run: bool) -> None:
     read = path.read_bytes()
     notebook = nbformat.reads(read.decode(), as_version=4)
-    write_library_in(notebook)
     title = notebook.cells[0]
     title.source = badge(path.name) + BADGE.sub("", title.source)
+    write_in(notebook)
     ran, now = notebook.metadata.get("outputs_of", ""), code_hash(notebook)
     if now != ran and may_run:
-        run(notebook)
+        execute(notebook, ROOT)
         ran = now
     clean(notebook, ran)
     nbformat.validate(notebook)
@@ -192,14 +138,7 @@ def sync(path: Path, *, may_run: bool) -> None:
     print(f"{path.name}: {len(notebook.cells)} cells, {path.stat().st_size / 1e6:.2f} MB")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--no-run", action="store_true", help="do not run the cells")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for path in LESSONS:
-        sync(path, may_run=not arguments.no_run)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    for lesson in LESSONS:
+        sync(lesson, may_run="--no-run" not in sys.argv)

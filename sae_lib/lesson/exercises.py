@@ -179,34 +179,6 @@ FAULTS = {  # run: (its fault's number in the exercise, where to look)
 }
 
 
-class WrongAxis(SparseAutoencoder):
-    """Columns of W_dec set to length 1, in place of rows."""
-
-    @torch.no_grad()
-    def normalize_decoder_(self) -> None:
-        self.W_dec /= self.W_dec.norm(dim=0, keepdim=True)
-
-
-def broken_runs() -> dict[str, dict[str, np.ndarray]]:
-    """A healthy run and those of FAULTS: step, error, l0, decoder norm of each, (n_logged,)."""
-
-    def run(sae: SparseAutoencoder, l1_coefficient: float = 0.15, **settings) -> dict:
-        settings |= {"l1_coefficient": l1_coefficient, "n_steps": 800, "n_logged": 40}
-        history = train_sae(sae, mystery_activations(), **settings)
-        norms = [W_dec.norm(dim=1).mean().item() for W_dec in history.W_dec]
-        curves = {"step": history.step, "error": history.reconstruction, "l0": history.l0}
-        return {name: np.array(curve) for name, curve in {**curves, "norm": norms}.items()}
-
-    healthy = run(SparseAutoencoder(5, 32))
-    return {
-        "healthy": healthy,
-        "A": run(SparseAutoencoder(5, 32), normalize_decoder=False),
-        "B": {name: curve[healthy["step"] <= 60] for name, curve in healthy.items()},
-        "C": run(WrongAxis(5, 32)),
-        "D": run(SparseAutoencoder(5, 32), l1_coefficient=0.001),
-    }
-
-
 @_exercise("finding the bug")
 def check_diagnosis(diagnosis: dict[str, int | None]) -> str:
     """diagnosis: for each of the runs A to D the number of its fault, 1 to 4."""

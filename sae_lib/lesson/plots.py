@@ -31,8 +31,6 @@ STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right"], False)
 STYLE |= {"text.color": INK, "axes.titlelocation": "left", "lines.linewidth": 2.2}
 STYLE |= {"legend.edgecolor": "none", "legend.framealpha": 1, "legend.borderpad": 0.1}
 STYLE |= {"figure.dpi": 100, "figure.constrained_layout.use": True}
-MARK = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}  # a moment worth a line
-AT_BATCH = {"xycoords": ("data", "axes fraction")}  # a place: a batch, and a height from 0 to 1
 MOST = 100  # rows, and columns, that a heatmap shows; of more the first
 # a decorator: draw in this style alone, so that nothing disappears where a dark one is set
 styled = plt.style.context(["default", STYLE])
@@ -44,24 +42,10 @@ def down(value: float, digits: int = 2) -> str:
     return f"{cut:.{digits}f}".replace("-", "−")
 
 
-def _lasting(holds: np.ndarray, steps: np.ndarray) -> int | None:
-    """The batch from which on it always holds, counted from 1, or None."""
+def _lasting(holds: np.ndarray, batches: np.ndarray) -> int | None:
+    """The batch from which on it always holds, or None."""
     first = max(np.flatnonzero(~holds), default=-1) + 1
-    return steps[first] + 1 if first < len(holds) else None
-
-
-def _headline(fig: Figure, text: str) -> Figure:
-    """A title across all panels, from the left edge."""
-    fig.suptitle(text, x=0.01, ha="left")
-    return fig
-
-
-def _over_batches(ax: Axes, steps, curve, look: str = "-", **more) -> None:
-    """A curve over the training batches, on a logarithmic axis, the first batch at 1."""
-    ax.plot(np.asarray(steps) + 1, curve, look, **more)
-    ax.set(xscale="log", xlabel="training batch (log)")
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.xaxis.set_minor_formatter("")
+    return batches[first] if first < len(holds) else None
 
 
 @styled
@@ -134,53 +118,41 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
 
 
 @styled
-def plot_gram(W) -> Figure:
-    """WᵀW of the toy model's W (n_hidden, n_features), and each direction's length beside it."""
+def plot_gram(W) -> Axes:
+    """WᵀW of the toy model's W (n_hidden, n_features): the dot products of its directions."""
     gram = np.asarray(W).T @ np.asarray(W)
-    lengths, n = np.sqrt(gram.diagonal()), len(gram)
-    size = (6, 1.2 + 0.3 * min(n, 30))
-    fig, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(4, 1), sharey=True)
-    plot_matrix(gram, left, numbers=0.15).set(xlabel="feature", ylabel="feature")
-    right.barh(range(min(n, MOST)), lengths[:MOST], color=BLUE)
-    right.axvline(1, **MARK)
-    right.set(xlabel="length", xticks=(0, 1))
-    right.tick_params(axis="y", length=0)
+    ax = plot_matrix(gram, numbers=0.15)
+    ax.set(xlabel="feature", ylabel="feature")
     paired = ((gram < -0.9).sum(axis=1) == 1).sum()
+    lengths = np.sqrt(gram.diagonal())
     lengths = f"lengths {lengths.min():.2f} to {lengths.max():.2f}"
-    return _headline(fig, f"{paired} of {n} have one opposite; {lengths}")
+    ax.set_title(f"{paired} of {len(gram)} have one opposite; {lengths}")
+    return ax
 
 
 @styled
 def plot_chance(chance, cosine) -> Figure:
-    """The worst matched cosine beside those of random dictionaries, whose means are pale.
+    """The worst matched cosine, a line, beside the worst and the mean of random dictionaries.
 
     chance (n_draws, n_features); cosine (n_features,), nan for a feature without a latent.
     """
     chance, cosine = np.asarray(chance), np.asarray(cosine)
-    worst_of_chance, mean_of_chance = np.nanmin(chance, axis=1), np.nanmean(chance, axis=1)
+    fig, ax = plt.subplots(figsize=(6, 2.9))
+    worst_of_chance = np.nanmin(chance, axis=1)
+    drawn = ("worst", worst_of_chance, GREY), ("mean", np.nanmean(chance, axis=1), PALE)
+    for name, values, colour in drawn:
+        counts, *_ = ax.hist(values, np.linspace(0, 1, 51), color=colour, edgecolor="white")
+        ax.text(np.median(values), 1.04 * counts.max(), name, ha="center", color=SOFT)
+    worst = "none" if np.isnan(cosine).any() else down(cosine.min(), 3)
+    if worst != "none":
+        ax.axvline(cosine.min(), ymax=0.9, color=ORANGE, linewidth=3, clip_on=False)
+        at = {"xycoords": ("data", "axes fraction"), "ha": "right", "color": ORANGE}
+        ax.annotate("this SAE ", (cosine.min(), 0.82), **at)
     limit = np.ceil(100 * worst_of_chance.max() - 1e-9) / 100  # up, as it bounds from above
-    alone = np.isnan(cosine).any()
-    fig, (said, ax) = plt.subplots(1, 2, figsize=(6.5, 2.9), width_ratios=(1, 1.7))
-    worst = "none" if alone else down(cosine.min(), 3)
-    for y, text, colour, what in (
-        (0.12, f"{limit:.2f}", GREY, f"the luckiest of {len(chance)}\nby chance"),
-        (0.44, worst, ORANGE, "the worst cosine"),
-    ):
-        said.text(0, y, text, color=colour, size=20, weight="bold")
-        said.text(0.01, y - 0.03, what, color=SOFT, va="top")
-    said.axis("off")
-    look = {"bins": np.linspace(0, 1, 51), "edgecolor": "white", "linewidth": 0.6}
-    highest = max(
-        ax.hist(worst_of_chance, color=GREY, **look)[0].max(),
-        ax.hist(mean_of_chance, color=PALE, **look)[0].max(),
-    )
-    ax.annotate("worst", (np.median(worst_of_chance), 0.93), ha="right", color=SOFT, **AT_BATCH)
-    ax.annotate("mean", (np.median(mean_of_chance), 0.93), ha="left", color=SOFT, **AT_BATCH)
-    if not alone:
-        ax.plot([cosine.min()] * 2, [0, highest], color=ORANGE, linewidth=3, clip_on=False)
-    ax.set(xlim=(0, 1), ylim=(0, 1.2 * highest), xlabel="matched cosine", yticks=())
+    ax.set(xlim=(0, 1), yticks=(), ylim=(0, 1.15 * ax.dataLim.y1))
+    ax.set_xlabel(f"matched cosine; grey and pale: {len(chance)} random dictionaries")
     ax.spines["left"].set_visible(False)
-    ax.set_title(f"{len(chance)} random dictionaries", fontweight="normal", color=SOFT)
+    ax.set_title(f"Worst cosine {worst}; by chance at most {limit:.2f}")
     return fig
 
 
@@ -197,55 +169,41 @@ def plot_training(
     """
     curves = history.step, history.reconstruction, history.sparsity, history.l0
     step, error, price, l0 = map(np.array, curves)
-    gone = _lasting(error < 0.01 * variance, step)
-    complete = _lasting(np.asarray(found) >= n_features, step)
-    loss, sparsity, recovery = panels = _panel(3.4, top=0.6), _panel(2.3), _panel(2.6, bottom=0.6)
-    _over_batches(loss, step, error + price, color=INK, label="total")
-    _over_batches(loss, step, error, "--", color=BLUE, label="squared error")
-    _over_batches(loss, step, price, "-.", color=ORANGE, label="λ · L1")
+    batch = step + 1  # the first is 1
+    gone = _lasting(error < 0.01 * variance, batch)
+    complete = _lasting(np.asarray(found) >= n_features, batch)
+    sides = {"left": 0.14, "right": 0.97, "bottom": 0.19, "top": 0.88}  # the same: axes line up
+    look = {"figsize": (6, 3), "layout": "none", "gridspec_kw": sides}
+    loss, sparsity, recovery = panels = [plt.subplots(**look)[1] for _ in range(3)]
+    loss.plot(batch, error + price, color=INK, label="total")
+    loss.plot(batch, error, "--", color=BLUE, label="squared error")
+    loss.plot(batch, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
     loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *(error + price))))
-    title = f"The error is gone by batch {gone:,}" if gone else "The error does not go away"
-    loss.set_title(title, pad=24)  # above the names of the two moments
-    _over_batches(sparsity, step, l0, color=PURPLE, label="latents that fire")
+    loss.set_title(f"The error is gone by batch {gone:,}" if gone else "The error does not go away")
+    sparsity.plot(batch, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
-    _over_batches(recovery, step, found, color=GREEN, drawstyle="steps-post")
-    recovery.set(ylim=(-0.03 * n_features, 1.06 * n_features), ylabel=f"found of {n_features}")
+    recovery.plot(batch, found, color=GREEN, drawstyle="steps-post", label="found")
+    recovery.set(ylim=(-0.03 * n_features, 1.35 * n_features), ylabel=f"found of {n_features}")
     recovery.yaxis.get_major_locator().set_params(integer=True)
     title = f"{found[-1]} of {n_features} at the end"
     recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
-    _moments(panels, {"error gone": gone, "all found": complete}, step[-1] + 1)
     for ax in panels:
-        ax.set_xlim(0.9, 1.1 * step[-1] + 1.1)
-        if ax is not recovery:  # the last one's label is for all three
-            ax.set_xlabel("")
-            ax.legend(loc="upper left", ncols=2, borderaxespad=0)
+        _over_batches(ax, batch[-1], {"error gone": (gone, BLUE), "all found": (complete, GREEN)})
     return tuple(ax.figure for ax in panels)
 
 
-def _moments(panels: Sequence[Axes], batches: Mapping[str, int | None], last: int) -> None:
-    """A line in every panel for each moment, and its name above the first panel."""
-    before, said = -1.0, ""
-    for side, (name, batch) in zip(("right", "left"), batches.items(), strict=True):
+def _over_batches(ax: Axes, last: int, moments: Mapping[str, tuple]) -> None:
+    """A logarithmic axis of batches, a line at each moment that there was, and the legend."""
+    for name, (batch, colour) in moments.items():
         if batch:
-            for ax in panels:
-                ax.axvline(batch, **MARK)
-            far = np.log(batch) / np.log(last)
-            side = "left" if far < 0.2 else "right" if far > 0.8 else side  # where there is room
-            if abs(far - before) < 0.2 and not 0.2 <= far <= 0.8:  # for one text
-                panels[0].texts[-1].remove()
-                name = f"{said}, {name}"
-            panels[0].annotate(f" {name} ", (batch, 1.02), ha=side, color=SOFT, **AT_BATCH)
-            before, said = far, name
-
-
-def _panel(height: float, *, bottom: float = 0.35, top: float = 0.3) -> Axes:
-    """A figure with margins in inches, the same at the sides: so the axes line up."""
-    fig, ax = plt.subplots(figsize=(6, height), layout="none")
-    fig.subplots_adjust(0.14, bottom / height, 0.97, 1 - top / height)
-    return ax
+            ax.axvline(batch, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=name)
+    ax.set(xscale="log", xlabel="training batch (log)", xlim=(0.9, 1.1 * last + 1))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_formatter("")
+    ax.legend(loc="upper left", ncols=3, borderaxespad=0, columnspacing=1)
 
 
 @styled
@@ -266,6 +224,8 @@ def plot_directions(ground_truth, learned: Mapping[str, np.ndarray]) -> Figure:
     rows, height = -(-len(shown) // 5), 0.7 / len(sets)
     look = {"figsize": (6.5, 1 + rows * (0.5 + 0.18 * len(neurons))), "squeeze": False}
     fig, axes = plt.subplots(rows, min(n, 5), sharex=True, sharey=True, **look)
+    for ax in axes.flat[len(shown) :]:
+        ax.remove()
     for ax, j in zip(axes.flat, shown, strict=False):
         for i, (name, directions) in enumerate(sets.items()):
             at = neurons + (i + 0.5) * height - 0.35
@@ -277,15 +237,14 @@ def plot_directions(ground_truth, learned: Mapping[str, np.ndarray]) -> Figure:
         ax.tick_params(length=0)
         ax.set(xlim=(-1.08, 1.08), ylim=(len(neurons) - 0.4, -0.6), xticks=(-0.5, 0.5))
         ax.set_yticks(neurons[:: 1 + len(neurons) // 10])
-    for ax in axes.flat[len(shown) :]:
-        ax.remove()
     some = f" (the first 20 of {true.shape[1]:,})" if true.shape[1] > 20 else ""
     fig.supylabel(f"neuron{some}", fontsize=12, color=SOFT)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     which = f"All {n} features" if len(shown) == n else f"The ten worst of {n:,} features"
     alone = np.isnan(cosine).sum()
     end = f"{alone} without a latent" if alone else f"worst cosine {down(cosine.min(), 3)}"
-    return _headline(fig, f"{which}; {end}")
+    fig.suptitle(f"{which}; {end}", x=0.01, ha="left")
+    return fig
 
 
 @styled
@@ -332,84 +291,5 @@ def plot_bars(values: Mapping[str, Sequence[float]], total: int) -> Figure:
     ax.invert_yaxis()
     complete = sum(min(counts) >= total for counts in values.values())
     each = ", on every seed" if max(map(len, values.values())) > 1 else ""
-    return _headline(fig, f"{complete} of {len(values)} find all {total}{each}")
-
-
-def arrow(ax: Axes, start, end, colour: str = INK, width: float = 3, **more) -> None:
-    """An arrow from (x, y) to (x, y), in the axes' units."""
-    look = {"arrowstyle": "-|>,head_width=.28,head_length=.5", "color": colour, "lw": width}
-    ax.annotate("", end, start, arrowprops=look | {"shrinkA": 0, "shrinkB": 0} | more)
-
-
-@styled
-def plot_hole(fired: Mapping[str, Sequence[float]]) -> Figure:
-    """Absorption: why the latent of A may stay silent where B is on too, and in how many SAEs.
-
-    fired: {kind of input: the share of these inputs on which A's latent fires, for each SAE}; a
-    dot an SAE, filled if it fires on at least half of them.
-    """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.4), width_ratios=(1, 2.2))
-    for corner in ((1, 0), (0, 1)):
-        arrow(left, (0, 0), corner, LINE, 2)
-        arrow(left, corner, (1, 1), LINE, 2)
-    arrow(left, (0, 0), (1, 0), BLUE)
-    arrow(left, (0, 0), (1, 1), ORANGE)
-    for x, y, text in ((1.06, 0, "A"), (-0.08, 1, "B"), (1.08, 1, "A + B")):
-        left.text(x, y, text, va="center", ha="left" if x > 0 else "right")
-    left.set(xlim=(-0.3, 1.75), ylim=(-0.1, 1.15), aspect="equal", anchor="NW")
-    left.axis("off")
-    left.set_title("By A and by B: 2\nStraight there: 1.41", fontweight="normal")
-    for row, shares in enumerate(fired.values()):
-        silent = np.sort(np.asarray(shares) < 0.5)
-        look = {"s": 18, "edgecolors": BLUE, "linewidths": 1}
-        colours = np.where(silent, "white", BLUE)
-        right.scatter(np.arange(len(silent)), [row] * len(silent), c=colours, **look)
-    right.set_yticks(range(len(fired)), list(fired))
-    right.tick_params(length=0, labelcolor=INK)
-    right.spines[:].set_visible(False)
-    right.set(xticks=(), ylim=(len(fired) - 0.4, -0.6))
-    silent = {name: int((np.asarray(s) < 0.5).sum()) for name, s in fired.items()}
-    hole = max(silent, key=silent.get)
-    right.set_title(f"A's latent is silent on {hole}\nin {silent[hole]} of {len(fired[hole])} SAEs")
+    fig.suptitle(f"{complete} of {len(values)} find all {total}{each}", x=0.01, ha="left")
     return fig
-
-
-@styled
-def plot_choosing_k(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """What can be measured without ground truth, against k, and what was really found.
-
-    rows: mappings with k, unexplained, agreement, mean_abs_cosine, found (a share, 0 to 1), one
-    for each run; a dot a run, a line through the means; dotted: the same on noise, where a row has
-    null_unexplained or null_agreement. Each measure's own choice of k is circled; the band holds
-    the k at which at least 99 % are found.
-    """
-    ks = sorted({row["k"] for row in rows})
-    places = np.arange(len(ks))
-    names = {"found": "share really found", "unexplained": "unexplained: least"}
-    names |= {"agreement": "two seeds agree: most", "mean_abs_cosine": "mean |cosine|: least"}
-    fig, axes = plt.subplots(2, 2, figsize=(6.5, 4.4), sharex=True)
-    for ax, (key, name) in zip(axes.flat, names.items(), strict=True):
-        each = [[row[key] for row in rows if row["k"] == k] for k in ks]
-        mean = np.array([np.mean(values) for values in each])
-        if key == "found":
-            good = mean >= 0.99
-        for place in places[good]:
-            ax.axvspan(place - 0.5, place + 0.5, color=GREEN, alpha=0.15, linewidth=0)
-        for place, values in zip(places, each, strict=True):
-            ax.plot([place] * len(values), values, "o", color=PALE, ms=4, clip_on=False)
-        look = {"color": GREEN if key == "found" else BLUE, "ms": 5, "clip_on": False, "zorder": 3}
-        ax.plot(places, mean, "-o", **look)
-        if key != "found":
-            best = (mean if key == "agreement" else -mean).argmax()
-            ring = {"mfc": "none", "ms": 15, "mew": 2, "clip_on": False, "zorder": 3}
-            ax.plot(best, mean[best], "o", color=ORANGE, **ring)
-            name += f" at {ks[best]}, {'right' if good[best] else 'wrong'}"
-        if f"null_{key}" in rows[0]:
-            noise = [np.mean([row[f"null_{key}"] for row in rows if row["k"] == k]) for k in ks]
-            ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)
-            ax.legend(loc="best", handlelength=1.5, frameon=False)
-        ax.set_title(name, fontweight="normal")
-        ax.set_ylim(0, 1.15 * ax.dataLim.y1)
-    for ax in axes[1]:
-        ax.set(xlabel="k", xticks=places, xticklabels=ks)
-    return _headline(fig, "Circled: the k that each measure would choose")

@@ -1,7 +1,6 @@
 """How the lesson shows a figure: a sharp PNG of a stated width, with an alternative text."""
 
 import base64
-import html
 import io
 
 import matplotlib.pyplot as plt
@@ -30,13 +29,6 @@ def png(fig: Figure) -> tuple[bytes, int]:
     how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
     picture.quantize(255, **how).save(small, format="png", optimize=True)
     return small.getvalue(), picture.width // DENSITY
-
-
-def picture(fig: Figure, alt: str) -> str:
-    """The figure inside a text cell. Markdown's own ![…](…) cannot say how wide. Closes it."""
-    data, width = png(fig)
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return f'<img alt="{html.escape(alt)}" width="{width}" src="{source}">'
 
 
 def show(fig: Figure | Axes, what: str) -> None:
