@@ -83,12 +83,14 @@ def switch() -> str:
 
 
 def patience() -> str:
-    groups = {f"{n:,}": group for n, group in one_key("patience", "looked at").items()}
-    for group in groups.values():
-        group["most"], group["none"] = group["recovered"].max(), group["recovered"] == 0
-    columns = {"found of 10, mean": ("recovered", ".1f"), "most in one run": ("most", ".0f")}
-    columns |= {"runs with none, of 48": ("none",), "L0": ("l0", ".1f")}
-    return summary(groups, columns, "batches at λ = 0") + "\n\n" + made_by("patience")
+    n, found = max((n, group["recovered"]) for n, group in one_key("patience", "looked at").items())
+    said = [
+        "**Can patience replace the price?**",
+        f"{len(found)} SAEs trained for {n:,} batches without one.",
+        f"On average they found {found.mean():.1f} of ten.",
+        f"The best of them found {found.max()}, and {(found == 0).sum()} found none.",
+    ]
+    return " ".join(said) + "\n\n" + made_by("patience")
 
 
 def splice() -> str:
@@ -121,13 +123,14 @@ def by_case(name: str, column: str, how: str, corner: str) -> list[list]:
 
 
 def baselines() -> str:
-    header, *lines = by_case("baselines", "recovered", ".1f", "found, mean")
+    header, *lines = by_case("baselines", "recovered", ".1f", "features found, mean")
     _, *seconds = by_case("baselines", "seconds per million", ".2g", "")
     settings = {"L1 SAE": " (λ = 0.001, 0.2, 0.1)", "TopK SAE": " (k = 1, 1, 5)"}
     lines = [[method + settings.get(method, ""), *cells] for method, *cells in lines]
-    lines += [[f"*{method}: seconds to encode a million*", *cells] for method, *cells in seconds]
+    found = markdown(header, lines)
+    times = markdown(["seconds to encode a million inputs", *header[1:]], seconds)
     what = "3 toy models; 16 SAE seeds, 2 of other methods (for 100 in 30: 2 and 1). n: features"
-    return markdown(header, lines) + "\n\n" + made_by("baselines", what)
+    return "\n\n".join([found, times, made_by("baselines", what)])
 
 
 def reading() -> str:
@@ -220,8 +223,8 @@ def absorption() -> str:
     groups = one_key("absorption")
     inputs = ("A alone", "A and an independent C", "A and B")
     columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
-    columns |= {"runs where A and B silence it": ("silent",)}
-    columns |= {"where it fires on all A and B": ("always",)}
+    columns |= {"of 48 runs: silent on A and B": ("silent",)}
+    columns |= {"of 48 runs: fires on all of them": ("always",)}
     for group in groups.values():
         share = group["A's fires on A and B"]
         group["silent"], group["always"] = share < 0.05, share > 0.95

@@ -50,7 +50,7 @@ class SparseAutoencoder(nn.Module):
     W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
     Row i of W_dec is the direction that latent i writes. It starts random, with length 1.
     W_enc starts as its transpose, so that each latent reads what it writes, times
-    2 d_in / d_sae, so that at first x_hat is about as large as x.
+    2 d_in / d_sae: half of the latents fire at first, and so x_hat starts about as large as x.
     Simplified from Bricken et al. 2023 (who subtract b_dec from x first) and Cunningham et al.
     2023 (who tie encoder and decoder).
     """
@@ -58,7 +58,7 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__()
         directions = random_directions(d_sae, d_in, seed=seed)
-        quiet = 2 * d_in / d_sae  # so that at first x_hat is about as large as x
+        quiet = 2 * d_in / d_sae  # half of the latents fire at first: x_hat starts as large as x
         self.W_enc = nn.Parameter(quiet * directions.T.contiguous())
         self.b_enc = nn.Parameter(torch.zeros_like(directions[:, 0]))
         self.W_dec = nn.Parameter(directions)

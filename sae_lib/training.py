@@ -48,19 +48,12 @@ class TrainingHistory:
 
 
 def train_sae(
-    sae: SparseAutoencoder,
-    activations: torch.Tensor,
-    *,
-    l1_coefficient: float = 1e-3,
-    l1_start: float | None = None,
-    n_steps: int = 8_000,
-    batch_size: int = 256,
-    lr: float = 3e-2,
-    betas: tuple[float, float] = (0.9, 0.98),
-    normalize_decoder: bool = True,
-    seed: int = 0,
-    n_logged: int = 60,
-) -> TrainingHistory:
+    sae: SparseAutoencoder, activations: torch.Tensor, *,
+    l1_coefficient: float = 1e-3, l1_start: float | None = None,
+    n_steps: int = 8_000, batch_size: int = 256, lr: float = 3e-2,
+    betas: tuple[float, float] = (0.9, 0.98), normalize_decoder: bool = True,
+    seed: int = 0, n_logged: int = 60,
+) -> TrainingHistory:  # fmt: skip
     """Train one SAE, in place, on a pool of activations (n_samples, d_in).
 
     AdamW, with a learning rate that falls to zero along a cosine. The defaults are made for

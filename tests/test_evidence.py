@@ -58,7 +58,7 @@ def test_the_numbers_of_the_pages_are_those_of_the_files():
     assert shown == f"{sum(moved) / 48:.2f}"
     assert cell(page("width"), "80", "dead") == f"{sum(raw('width', 'dead', d_sae=80)) / 24:.1f}"
     silent = [s < 0.05 for s in raw("absorption", "A's fires on A and B", setting="λ = 0.03")]
-    shown = cell(page("absorption"), "λ = 0.03", "runs where A and B silence it")
+    shown = cell(page("absorption"), "λ = 0.03", "of 48 runs: silent on A and B")
     assert shown == str(sum(silent))
 
 

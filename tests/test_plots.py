@@ -150,7 +150,7 @@ def test_chance_bounds_random_from_above_and_the_sae_from_below():
     (ax,) = plots.plot_chance(chance, [0.9989, 1]).axes
     assert numbers(title(ax)) == [0.998, 0.72] and ax.lines[0].get_xdata()[0] == 0.9989
     heights = [[b.get_x() for b in bars if b.get_height()] for bars in ax.containers]
-    assert heights == [pytest.approx([0.3, 0.5, 0.7]), pytest.approx([0.52, 0.54, 0.8])]
+    assert heights == [pytest.approx([0.52, 0.54, 0.8]), pytest.approx([0.3, 0.5, 0.7])]
     named = {text.get_text(): text.get_position()[0] for text in ax.texts[:2]}
     assert named == {"worst": 0.51, "mean": 0.55}
     (ax,) = plots.plot_chance(np.full((2, 2), 0.7), [0.5, np.nan]).axes

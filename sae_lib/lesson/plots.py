@@ -139,7 +139,7 @@ def plot_chance(chance, cosine) -> Figure:
     chance, cosine = np.asarray(chance), np.asarray(cosine)
     fig, ax = plt.subplots(figsize=(6, 2.9))
     worst_of_chance = np.nanmin(chance, axis=1)
-    drawn = ("worst", worst_of_chance, GREY), ("mean", np.nanmean(chance, axis=1), PALE)
+    drawn = ("mean", np.nanmean(chance, axis=1), PALE), ("worst", worst_of_chance, GREY)
     for name, values, colour in drawn:
         counts, *_ = ax.hist(values, np.linspace(0, 1, 51), color=colour, edgecolor="white")
         ax.text(np.median(values), 1.04 * counts.max(), name, ha="center", color=SOFT)
