@@ -1,11 +1,12 @@
 """A small language model: loaded from a package, watched and changed at one layer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from beyond.real_model.texts import package_folder
 from sae_lib.checks import whole
@@ -39,22 +40,11 @@ class LanguageModel(NamedTuple):
         whole("layer", layer, 0, len(self.blocks))
         return self.blocks[layer - 1] if layer else self.model.get_input_embeddings()
 
-    @contextlib.contextmanager
     def at_layer(
         self, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Iterator[None]:
+    ) -> RemovableHandle:
         """Within this context, the output x (batch, tokens, width) of layer becomes change(x)."""
-
-        def hook(_module, _inputs, output):
-            if isinstance(output, tuple):
-                return change(output[0]), *output[1:]
-            return change(output)
-
-        handle = self.part(layer).register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self.part(layer).register_forward_hook(lambda _module, _inputs, x: change(x))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Token ids, mask and places (batch, tokens); ValueError if a text gives no token."""
