@@ -16,34 +16,29 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from beyond.audit_page import page, verdict
 from beyond.interop import export_to_saelens
-from sae_lib import (
-    TopKSparseAutoencoder,
-    agreement,
-    cosine_similarity_matrix,
-    fires,
-    fvu,
-    l0,
-    live_directions,
-    train_sae,
-)
-from sae_lib.metrics import FIRES
-from sae_lib.saving import load_sae
+from beyond.real_model.train import TopK as QuickTopK
+from sae_lib import TopKSparseAutoencoder, load_sae, train_sae
+from sae_lib.metrics import FIRES, agreement, cosine_similarity_matrix, fires, fvu, l0
 
 FAR = 10  # a row so many times as far from the centre as the median row is dropped
+SMALL = 64  # columns; more get half as many latents for each, and a loss that is quicker there
 LEAST_STEPS, MOST_STEPS = 500, 3_000
+TRAINING = 0.8  # of the minutes; the rest is for looking and measuring
 # What is trained at each k, and on how many seeds. The first two decide; the rest is shown.
 KINDS = {"data": 2, "look-alike": 2, "shuffled": 1, "frozen decoder": 1}
+DECIDE, CONTROLS = list(KINDS)[:2], list(KINDS)[2:]
 MARGIN = 0.1  # "better" is at least so much less unexplained, and so much more found again
 
 
@@ -97,7 +92,7 @@ def audit(
     left unexplained and in how much two seeds find again, by more than `better` asks for.
     labels: a word or a text for each row. ks: how many latents may fire; by default up to four
     powers of two, to d_in / 4 and to 64. n_steps: by default what fits into `minutes`, up to
-    3,000; if given, the time is not limited. All threads of the processor are used.
+    3,000; if given, the time is not limited.
     Raises TypeError or ValueError if activations, labels or ks cannot be used.
     """
     started = time.perf_counter()
@@ -111,19 +106,26 @@ def audit(
     kept, looks = look(raw)
     train, held_out, mean, scale = prepare(raw[kept], seed)
     threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() if d_in > 64 else 1)  # small ones lose by sharing out
+    torch.set_num_threads(os.cpu_count() if d_in > SMALL else 1)  # small ones lose by sharing out
     try:
-        settings, left_out = plan(train, ks, n_steps, minutes)
-        table, saes = compare(train, held_out, **settings, seed=seed)
-        settings |= {"seed": seed, "left out": left_out}
-        settings["centres"] = rivals(train, held_out, table, settings["d_sae"])
+        d_sae = 4 * d_in if d_in <= SMALL else 2 * d_in
+        seconds = float("inf") if n_steps else TRAINING * 60 * minutes
+        steps = n_steps or plan(train, d_sae, ks, seconds)
+        how = {"ks": ks, "d_sae": d_sae, "n_steps": steps, "controls": CONTROLS, "seed": seed}
+        table, saes = compare(train, held_out, **how, seconds=seconds)
+        n_centres = rivals(train, held_out, table, d_sae)
     finally:
         torch.set_num_threads(threads)
     k = best_k(table)
     export_to_saelens(saes[k], Path(folder, "sae"), mean=mean, scale=scale, overwrite=True)
     sae = load_sae(Path(folder, "sae"))
+    left_out = [f"k = {k}" for k in ks if k not in table]
+    left_out += [f'the control "{kind}"' for kind in CONTROLS if kind not in table[k]]
+    if not n_steps and steps < LEAST_STEPS:
+        left_out.append(f"batches {steps + 1:,} to {LEAST_STEPS:,}")
+    took = round((time.perf_counter() - started) / 60, 1)
+    settings = how | {"left out": left_out, "centres": n_centres, "minutes": took}
     settings |= {"rows": len(train), "rows held out": len(held_out)}
-    settings["minutes"] = round((time.perf_counter() - started) / 60, 1)
     result = Audit(
         better=better(table[k]),
         verdict=verdict(table, k, *better(table[k])),
@@ -214,41 +216,50 @@ def shuffled(x: torch.Tensor, seed: int) -> torch.Tensor:
 # --- training -----------------------------------------------------------------------------
 
 
-def plan(train: torch.Tensor, ks: list[int], n_steps: int | None, minutes: float) -> tuple:
-    """The settings of `compare`, and what the time is too short for, in words."""
-    d_in, every, decide = train.shape[1], list(KINDS), list(KINDS)[:2]
-    d_sae = 4 * d_in if d_in <= 64 else 2 * d_in
-    step = 0 if n_steps else seconds_a_step(train, d_sae, max(ks))
-    for kinds, some in [(every, ks), (decide, ks), (decide, ks[::2]), (decide, ks[-1:])]:
-        n_saes = len(some) * sum(KINDS[kind] for kind in kinds)
-        steps = n_steps or int(0.7 * 60 * minutes / (n_saes * step))  # the rest is for measuring
-        if n_steps or steps >= LEAST_STEPS:
-            break
-    steps = n_steps or max(1, min(steps, MOST_STEPS))
-    left_out = [f"k = {k}" for k in ks if k not in some]
-    left_out += [f'the control "{kind}"' for kind in every if kind not in kinds]
-    if not n_steps and steps < LEAST_STEPS:
-        left_out.append(f"batches {steps + 1:,} to {LEAST_STEPS:,}")
-    return {"ks": some, "d_sae": d_sae, "kinds": kinds, "n_steps": steps}, left_out
+def plan(train: torch.Tensor, d_sae: int, ks: Sequence[int], seconds: float) -> int:
+    """The steps of each SAE: as many as all can have in so many seconds, but LEAST_STEPS at least.
+
+    Where those are too many for the time `compare` leaves SAEs out. Fewer only if one k alone,
+    with its four SAEs that decide, could not have them.
+    """
+    affordable = seconds / seconds_a_step(train, d_sae, max(ks))
+    for_all = affordable / (len(ks) * sum(KINDS.values()))
+    steps = min(max(for_all, LEAST_STEPS), MOST_STEPS, affordable / 4)
+    return max(1, int(steps))
 
 
-def seconds_a_step(train: torch.Tensor, d_sae: int, k: int) -> float:
-    """How long a step takes here, measured on three of them."""
-    for n_steps in (1, 3):  # the first wakes the threads
-        started = time.perf_counter()
-        fit(TopKSparseAutoencoder(train.shape[1], d_sae, k=k), train, n_steps, seed=0)
-    return (time.perf_counter() - started) / 3
+def seconds_a_step(train: torch.Tensor, d_sae: int, k: int, n: int = 20) -> float:
+    """How long a step takes here, measured on n of them; on one thread or on all, if that is less.
+
+    Beside other work threads wait for one another, and one can be several times as fast as two.
+    PyTorch is left with the faster number.
+    """
+    seconds = {}
+    for n_threads in {torch.get_num_threads(), 1}:
+        torch.set_num_threads(n_threads)
+        for n_steps in (2, n):  # the first wake the threads
+            started = time.perf_counter()
+            trained(train[:1_000], d_sae, k, n_steps, seed=0)
+        seconds[n_threads] = (time.perf_counter() - started) / n
+    torch.set_num_threads(min(seconds, key=seconds.get))
+    return min(seconds.values())
 
 
-def recipe(d_in: int) -> dict:
-    """Settings of `train_sae` for rows whose root mean square length is 1, in few steps."""
-    return {"batch_size": 256, "lr": min(0.03, 0.2 / d_in**0.5)}  # W_dec's entries: 1 / sqrt(d_in)
+def learning_rate(d_in: int) -> float:
+    """For rows whose root mean square length is 1: W_dec's entries are about 1 / sqrt(d_in)."""
+    return min(0.03, 0.2 / d_in**0.5)
 
 
-def fit(sae: TopKSparseAutoencoder, train: torch.Tensor, n_steps: int, seed: int) -> None:
-    """train_sae, without its own progress bar."""
+def trained(
+    x: torch.Tensor, d_sae: int, k: int, n_steps: int, seed: int, frozen: bool = False
+) -> TopKSparseAutoencoder:
+    """A new SAE after n_steps of `train_sae` on rows x (n, d_in), without its progress bar."""
+    d_in = x.shape[1]
+    sae = (QuickTopK if d_in > SMALL else TopKSparseAutoencoder)(d_in, d_sae, k=k, seed=seed)
+    sae.W_dec.requires_grad_(not frozen)
     with contextlib.redirect_stdout(io.StringIO()):
-        train_sae(sae, train, n_steps=n_steps, seed=seed, n_logged=2, **recipe(train.shape[1]))
+        train_sae(sae, x, n_steps=n_steps, lr=learning_rate(d_in), seed=seed, n_logged=2)
+    return sae
 
 
 def compare(
@@ -258,48 +269,58 @@ def compare(
     ks: Sequence[int],
     d_sae: int,
     n_steps: int,
-    kinds: Sequence[str] = tuple(KINDS),
+    controls: Sequence[str] = (),
+    seconds: float = float("inf"),
     seed: int = 0,
 ) -> tuple[dict[int, dict[str, dict]], dict[int, TopKSparseAutoencoder]]:
-    """Train every kind at every k: what `measure` saw, and an SAE of the data for each k."""
-    pools = {kind: (train, held_out) for kind in kinds}
+    """Train what decides at every k, then the controls: what was seen, and for each k an SAE.
+
+    The largest k comes first: one too small finds sums of features. What would not be done in so
+    many seconds, as long as SAEs took until then, is left out: the controls, then the smallest k's.
+    """
     sizes = [len(train), len(held_out)]
+    pools = {"data": (train, held_out), "frozen decoder": (train, held_out)}
     pools["look-alike"] = gaussian_look_alike(train, sum(sizes), seed).split(sizes)
-    if "shuffled" in kinds:
+    if "shuffled" in controls:
         pools["shuffled"] = shuffled(torch.cat([train, held_out]), seed).split(sizes)
-    table, taken = {}, {}
-    bar = tqdm(total=len(ks) * sum(KINDS[kind] for kind in kinds), unit=" SAEs", file=sys.stdout)
-    for k in ks:
-        row = {}
-        for kind in kinds:
-            saes = []
-            for i in range(KINDS[kind]):
-                bar.set_description(f"k = {k}, {kind}")
-                sae = TopKSparseAutoencoder(train.shape[1], d_sae, k=k, seed=seed + i)
-                sae.W_dec.requires_grad_(kind != "frozen decoder")
-                fit(sae, pools[kind][0], n_steps, seed + i)
-                saes.append(sae)
-                bar.update()
-            row[kind] = measure(saes, pools[kind][1])
-            taken.setdefault(k, saes[0])
-        found_again(row)
-        table[k] = row
+    jobs = [[(k, kind) for kind in DECIDE] for k in sorted(ks, reverse=True)]
+    jobs.append([*product(ks, controls)])
+    n_saes = [sum(KINDS[kind] for _, kind in job) for job in jobs]
+    table, of_data, started = {k: {} for k in sorted(ks)}, {}, time.perf_counter()
+    bar = tqdm(total=sum(n_saes), unit=" SAEs", file=sys.stdout)
+    for i, job in enumerate(jobs):
+        spent, n_done = time.perf_counter() - started, sum(n_saes[:i])
+        if n_done and spent / n_done * sum(n_saes[: i + 1]) > seconds:
+            break
+        for k, kind in job:
+            bar.set_description(f"k = {k}, {kind}")
+            seeds, frozen = range(seed, seed + KINDS[kind]), kind == "frozen decoder"
+            saes = [trained(pools[kind][0], d_sae, k, n_steps, s, frozen) for s in seeds]
+            table[k][kind] = measure(saes, pools[kind][1])
+            of_data.setdefault(k, saes[0])
+            bar.update(len(saes))
     bar.close()
-    return table, taken
+    table = {k: row for k, row in table.items() if row}
+    for row in table.values():
+        found_again(row)
+    return table, of_data
 
 
 def rivals(train: torch.Tensor, held_out: torch.Tensor, table: dict, n_atoms: int) -> int:
     """Add to each k what PCA with k components and k-means leave. How many centres it had."""
-    train, x = train[:20_000].numpy(), held_out.numpy()
-    pca = PCA(min(max(table), len(train))).fit(train)
-    k_means = MiniBatchKMeans(min(n_atoms, len(train)), batch_size=4_096, n_init=1, random_state=0)
-    centres = k_means.fit(train).cluster_centers_
+    train = train[:20_000]
+    how = {"batch_size": 4_096, "n_init": 1, "random_state": 0}
+    if train.shape[1] > SMALL:
+        how |= {"init": "random", "max_iter": 10}  # else this alone would take minutes
+    k_means = MiniBatchKMeans(min(n_atoms, len(train)), **how)
+    with threadpool_limits(torch.get_num_threads()):
+        nearest = k_means.fit(train.numpy()).predict(held_out.numpy())
+    centres = torch.from_numpy(k_means.cluster_centers_)
+    mean, axes = train.mean(dim=0), torch.linalg.eigh(torch.cov(train.T)).eigenvectors.flip(1)
     for k, row in table.items():
-        axes = pca.components_[:k]
-        rebuilt = {"PCA": (x - pca.mean_) @ axes.T @ axes + pca.mean_}
-        rebuilt["k-means"] = centres[k_means.predict(x)]
-        for kind, x_hat in rebuilt.items():
-            row[kind] = {"unexplained": [fvu(held_out, torch.from_numpy(x_hat))]}
+        x_hat = mean + (held_out - mean) @ axes[:, :k] @ axes[:, :k].T
+        row["PCA"] = {"unexplained": [fvu(held_out, x_hat)]}
+        row["k-means"] = {"unexplained": [fvu(held_out, centres[nearest])]}
     return len(centres)
 
 
@@ -318,7 +339,7 @@ def measure(saes: Sequence[TopKSparseAutoencoder], held_out: torch.Tensor) -> di
     for sae in saes:
         x_hat, acts = sae(held_out)
         rate = fires(acts).float().mean(dim=0)
-        live = live_directions(sae, held_out)
+        live = sae.W_dec[rate > 0]
         n = len(live)
         total = cosine_similarity_matrix(live, live).abs().sum().item() if n else 0.0
         seen["unexplained"].append(fvu(held_out, x_hat))
@@ -415,26 +436,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m beyond.audit", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "activations", type=Path, help=".npy, .pt or .safetensors: one row a sample"
-    )
+    parser.add_argument("activations", type=Path, help=".npy, .pt, .safetensors: a row a sample")
     parser.add_argument("--labels", type=Path, help="a text file with a line for each row")
-    parser.add_argument("--ks", type=int, nargs="+")
+    parser.add_argument("--ks", type=int, nargs="+", help="how many latents may fire on a row")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--folder", type=Path, default=Path("out/audit"))
-    given = parser.parse_args()
+    given = vars(parser.parse_args())
     try:
-        labels = given.labels and given.labels.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        result = audit(
-            read(given.activations),
-            labels,
-            ks=given.ks,
-            minutes=given.minutes,
-            folder=given.folder,
-        )
+        if given["labels"]:
+            given["labels"] = given["labels"].read_text("utf-8").rstrip("\n").split("\n")
+        result = audit(read(given.pop("activations")), **given)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f"audit: {error}")
-    print(*result.looks, "", result.verdict, "", given.folder / "page.html", sep="\n")
+    print(*result.looks, "", result.verdict, "", given["folder"] / "page.html", sep="\n")
 
 
 if __name__ == "__main__":

@@ -77,12 +77,10 @@ def page(audit) -> str:
     """The page of an `Audit`, whole."""
     less_left, more_again = audit.better
     title = "There is sparse structure beyond covariance"
-    if not (less_left and more_again):
-        title = (
-            "It beats noise, but its seeds disagree"
-            if less_left
-            else "It does no better than on noise"
-        )
+    if not less_left:
+        title = "It does no better than on noise"
+    elif not more_again:
+        title = "It beats noise, but its seeds disagree"
     settings = audit.settings
     left_out = settings["left out"]
     did = [

@@ -8,21 +8,22 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from beyond.audit import (
-    KINDS,
+    DECIDE,
     best_k,
     better,
     found_again,
     gaussian_look_alike,
+    learning_rate,
     look,
     measure,
     prepare,
-    recipe,
 )
 from sae_lib import TopKSparseAutoencoder, ToyModel, recovered, train_saes, train_toy_models
 
@@ -131,27 +132,26 @@ def check(name: str) -> list[dict]:
     """One line for each seed. As `compare` trains them, but all seeds at once."""
     case, ks = CASES[name]
     matrices = [case(seed, torch.Generator().manual_seed(seed)) for seed in range(N_SEEDS)]
-    pools, tables, taken = [], [{} for _ in matrices], [{} for _ in matrices]
+    pools = []
     for seed, (raw, _) in enumerate(matrices):
         train, held_out, *_ = prepare(raw[look(raw)[0]], seed)
         sizes = [len(train), len(held_out)]
         noise = gaussian_look_alike(train, sum(sizes), seed).split(sizes)
         pools.append({"data": (train, held_out), "look-alike": noise})
-    d = raw.shape[1]
+    d, how = raw.shape[1], {"n_steps": N_STEPS, "n_logged": 2, "lr": learning_rate(raw.shape[1])}
     n = min(len(kinds["data"][0]) for kinds in pools)  # copies are dropped, so sizes differ
+    tables, taken = [{} for _ in matrices], [{} for _ in matrices]
     for k in ks:
         fitted = {
             (seed, kind, i): TopKSparseAutoencoder(d, 4 * d, k=k, seed=seed + i)
-            for seed in range(N_SEEDS)
-            for kind in pools[seed]
-            for i in range(KINDS[kind])
+            for seed, kind, i in product(range(N_SEEDS), DECIDE, (0, 1))
         }
         rows = torch.stack([pools[seed][kind][0][:n] for seed, kind, _ in fitted])
-        train_saes(list(fitted.values()), rows, n_steps=N_STEPS, n_logged=2, **recipe(d))
+        train_saes(list(fitted.values()), rows, **how)
         for seed, table in enumerate(tables):
             table[k] = {
-                kind: measure([fitted[seed, kind, i] for i in (0, 1)], held_out)
-                for kind, (_, held_out) in pools[seed].items()
+                kind: measure([fitted[seed, kind, i] for i in (0, 1)], pools[seed][kind][1])
+                for kind in DECIDE
             }
             found_again(table[k])
             taken[seed][k] = fitted[seed, "data", 0]
@@ -162,7 +162,7 @@ def check(name: str) -> list[dict]:
         if truth is not None:
             found = recovered(taken[seed][k].W_dec.detach(), truth)
             line |= {"found": found, "features": len(truth)}
-        for kind in pools[seed]:
+        for kind in DECIDE:
             line[kind] = {
                 k: [round(v, 4) for v in (*row[kind]["unexplained"], row[kind]["again"])]
                 for k, row in table.items()
@@ -180,25 +180,23 @@ def table() -> str:
     ]
     for name in CASES:
         of_case = [line for line in lines if line["case"] == name]
-        cells = [f"{sum(line['structure'] for line in of_case)} of {len(of_case)}"]
-        at_k = [[line[kind][str(line["k"])] for kind in ("data", "look-alike")] for line in of_case]
-        seeds = np.array(at_k)  # (seed, kind, (unexplained, unexplained, again))
-        left, again = seeds[:, :, :2].mean(axis=(0, 2)), seeds[:, :, 2].mean(axis=0)
-        cells += [
-            f"{left[0]:.2f}, {left[1]:.2f}",
-            f"{100 * again[0]:.0f} %, {100 * again[1]:.0f} %",
-        ]
+        at_k = [[line[kind][str(line["k"])] for kind in DECIDE] for line in of_case]
+        left, again = np.split(np.mean(at_k, axis=0), [2], axis=1)  # a row a kind: two seeds, one
         found = [line["found"] for line in of_case if "found" in line]
-        cells.append(f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "")
+        cells = [
+            f"{sum(line['structure'] for line in of_case)} of {len(of_case)}",
+            ", ".join(f"{mean:.2f}" for mean in left.mean(axis=1)),
+            ", ".join(f"{100 * mean:.0f} %" for mean in again[:, 0]),
+            f"{np.mean(found):.1f} of {of_case[0]['features']}" if found else "",
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["table"]:
-        sys.exit(print(table()))
-    torch.set_num_threads(1)
-    LINES.unlink(missing_ok=True)
-    for name in CASES:
-        with LINES.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in check(name))
+    if sys.argv[1:] == ["run"]:
+        torch.set_num_threads(1)
+        with LINES.open("w", encoding="utf-8") as file:
+            for name in CASES:
+                file.writelines(json.dumps(line) + "\n" for line in check(name))
+    print(table())

@@ -1,7 +1,7 @@
 """SAELens, beyond what `save_sae` and `load_sae` do: its JumpReLU, and SAEs for raw activations."""
 
 import json
-import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -80,9 +80,7 @@ def export_to_saelens(
         json.dumps(metadata)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata: expected what JSON can hold, got {error}.") from error
-    with tempfile.TemporaryDirectory() as copy:  # as a file, which refuses what it cannot carry
-        save_sae(sae, copy)
-        raw = load_sae(copy).requires_grad_(False)
+    raw = deepcopy(sae).cpu().float().requires_grad_(False)
     weights = {name: w.double() for name, w in raw.named_parameters()}
     mean = torch.as_tensor(mean).cpu().double().expand(weights["b_dec"].shape)
     weights["b_enc"] = scale * weights["b_enc"] - mean @ weights["W_enc"]

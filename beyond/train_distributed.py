@@ -27,7 +27,6 @@ def train_distributed(
     n_steps: int = 8_000,
     batch_size: int = 256,
     lr: float = 3e-2,
-    betas: tuple[float, float] = (0.9, 0.98),
     seed: int = 0,
     save_every: int = 500,
 ) -> None:
@@ -48,7 +47,7 @@ def train_distributed(
     sae.to(torch.float64 if pool.dtype == np.float64 else torch.float32)
     price = 0.0 if hasattr(sae, "k") else l1_coefficient
 
-    optimizer = torch.optim.AdamW(sae.parameters(), lr, betas, weight_decay=0, fused=True)
+    optimizer = torch.optim.AdamW(sae.parameters(), lr, (0.9, 0.98), weight_decay=0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     model, optimizer = accelerator.prepare(sae, optimizer)
     accelerator.register_for_checkpointing(schedule)  # it knows the step, too

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from beyond.real_model.language_model import LanguageModel
@@ -66,29 +65,29 @@ def collect(
     (nothing is changed then), if an activation is not finite, or if no text is left to set aside.
     """
     path, texts = Path(path), list(texts)
+    beside = path.with_suffix(".json")
     language_model.part(layer)  # raises if there is no such layer
     inputs = language_model.tokenize(texts)
-    places, mask = inputs.pop("offset_mapping").numpy(), inputs["attention_mask"].numpy() > 0
+    places, mask = inputs["offset_mapping"].numpy(), inputs["attention_mask"].numpy() > 0
     seen = mask & (places[..., 0] < places[..., 1])  # no padding, and no token without a text
     tokens = np.column_stack([np.nonzero(seen)[0], places[seen]])
     for token in tokens:  # a token may begin with the space before the word, or be one
         token[1] += token[2] - token[1] > 1 and texts[token[0]][token[1]].isspace()
     settings = {"model": language_model.name, "layer": layer, "texts": texts}
-    if not path.with_suffix(".json").is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        raw = open_memmap(path, "w+", np.float32, (len(tokens), language_model.width))
-        ends, lengths = seen.sum(axis=1).cumsum(), mask.sum(axis=1)
-        by_length = np.argsort(lengths, kind="stable")  # little padding
+    if not beside.is_file():
+        raw = np.empty((len(tokens), language_model.width), np.float32)
+        by_length = np.argsort(mask.sum(axis=1), kind="stable")  # little padding
         for i in tqdm(range(0, len(texts), BATCH_SIZE), desc=f"activations of layer {layer}"):
             chosen = by_length[i : i + BATCH_SIZE]
-            longest = lengths[chosen].max()
-            part = {name: value[chosen, :longest] for name, value in inputs.items()}
-            for row, x in zip(chosen, language_model.activations(part, layer), strict=True):
-                raw[ends[row] - seen[row].sum() : ends[row]] = x[seen[row, :longest]].numpy()
+            batch = language_model.tokenize([texts[text] for text in chosen])
+            for text, x in zip(chosen, language_model.activations(batch, layer), strict=True):
+                raw[tokens[:, 0] == text] = x[seen[text, : len(x)]].numpy()
         if not np.isfinite(raw).all():
             raise ValueError(f"{language_model.name} gives NaN or infinity on these texts.")
-        path.with_suffix(".json").write_text(json.dumps(settings), encoding="utf-8")
-    old = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, raw)
+        beside.write_text(json.dumps(settings), encoding="utf-8")
+    old = json.loads(beside.read_text(encoding="utf-8"))
     if different := [name for name in settings if old.get(name) != settings[name]]:
         raise ValueError(f"{path} holds activations with another {' and '.join(different)}.")
-    return Activations(np.load(path, mmap_mode="r"), texts, tokens, train_share)
+    return Activations(np.load(path), texts, tokens, train_share)

@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy import sparse
-from torch.nn.functional import normalize
 
 from beyond.real_model.activations import Activations
 from beyond.real_model.language_model import LanguageModel
@@ -77,15 +76,12 @@ def bands(
 
     The strongest alone would flatter a latent: they are picked to look alike.
     """
-    strongest, rng, taken, out = acts.max(), np.random.default_rng(seed), [], []
-    edges = (1.0, 2 / 3, 1 / 3, 0.0)
-    for i, (name, n) in enumerate(zip(("strong", "middling", "weak"), n_rows, strict=True)):
-        inside = np.flatnonzero(
-            (acts <= edges[i] * strongest) & (acts > edges[i + 1] * strongest) & (acts > 0)
-        )
-        order = (
-            inside[np.argsort(-acts[inside], kind="stable")] if i == 0 else rng.permutation(inside)
-        )
+    third = np.ceil(3 * (acts / acts.max()))  # 3, 2, 1; 0 where it is silent
+    rng, taken, out = np.random.default_rng(seed), [], []
+    for i, name, n in zip((3, 2, 1), ("strong", "middling", "weak"), n_rows, strict=True):
+        inside = np.flatnonzero(third == i)
+        by_strength = inside[np.argsort(-acts[inside], kind="stable")]
+        order = by_strength if name == "strong" else rng.permutation(inside)
         rows = pick_contexts(activations, acts, order, n, taken)
         out.append((f"{name}: {len(inside)} tokens", rows))
     return out
@@ -160,16 +156,6 @@ def common_tokens(
     return torch.from_numpy(found[counts >= at_least])
 
 
-def nearest(W_dec: torch.Tensor, n: int) -> list[list[tuple[int, float]]]:
-    """For each latent, the n others whose directions are nearest, with their cosine."""
-    cosines = normalize(W_dec.detach(), dim=1) @ normalize(W_dec.detach(), dim=1).T
-    found = cosines.fill_diagonal_(-1).topk(n, dim=1)
-    return [
-        list(zip(*pair, strict=True))
-        for pair in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    ]
-
-
 def quoted(tokens: Iterable[str]) -> str:
     return " ".join(f"“{escape(token.strip() or repr(token))}”" for token in tokens)
 
@@ -237,40 +223,31 @@ def reading(
     if not text.strip():
         raise ValueError("my_text: expected at least one word, got none.")
     places, acts = own_acts(language_model, layer, sae, activations, text)
-    pieces, lines, at, top = [], [], 0, acts.max().item() or 1.0
+    marks, lines, top = [], [], acts.max().item()
     for (start, end), of_token in zip(places, acts, strict=True):
         value, latent = of_token.max(dim=0)
-        word = text[start:end]
-        pieces.append(escape(text[at:start]))
         if value > FIRES:
-            space = len(word) - len(word.lstrip()) if word.strip() else 0
-            shown = mark(word[space:], value.item(), top)
-            pieces += [word[:space], shown]
+            start = end - len(text[start:end].lstrip() or text[start:end])  # no space before a word
+            marks.append((start, end, value.item()))
+            shown = mark(text[start:end], value.item(), top)
             words = escape(about[latent])
             lines.append(f"<div>{shown} latent <b>{latent}</b>, {value:.2f}: {words}</div>")
-        else:
-            pieces.append(escape(word))
-        at = end
-    own_text = f"<div>{''.join(pieces)}{escape(text[at:])}</div>"
+    own_text = f"<div>{row(Context(text, marks, peak=-1), top)}</div>"
     return box(own_text, '<div style="margin-top:8px">', *lines, "</div>")
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table that scrolls sideways where it is too wide."""
-    cell = (
-        'style="padding:2px 10px 2px 0;text-align:{};white-space:nowrap;color:#1a1a1a;'
-        'background:#ffffff"'
-    )
-    html = []
+    style = "padding:2px 10px 2px 0;white-space:nowrap;color:#1a1a1a;background:#ffffff;text-align:"
+    html = ['<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:14px">']
     for i, line in enumerate((head, *lines)):
         tag = "td" if i else "th"
-        cells = (
-            f"<{tag} {cell.format('right' if j else 'left')}>{escape(text)}</{tag}>"
-            for j, text in enumerate(line)
-        )
-        html.append(f"<tr>{''.join(cells)}</tr>")
-    style = "border-collapse:collapse;font-size:14px"
-    return box(f'<div style="overflow-x:auto"><table style="{style}">{"".join(html)}</table></div>')
+        html.append("<tr>")
+        for j, text in enumerate(line):
+            side = "right" if j else "left"
+            html.append(f'<{tag} style="{style}{side}">{escape(text)}</{tag}>')
+        html.append("</tr>")
+    return box(*html, "</table></div>")
 
 
 LIKELIER = math.log(10)  # in pushed text a word is marked if the push made it ten times likelier

@@ -1,13 +1,15 @@
 """A small language model: loaded from a package, watched and changed at one layer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from beyond.real_model.texts import package_folder
+from sae_lib.checks import whole
 
 OUT = Path(__file__).resolve().parents[1] / "out"  # what the pages write, and git ignores
 CACHE = OUT / "smollm2-135m-instruct"  # 273 MB, made once
@@ -35,30 +37,14 @@ class LanguageModel(NamedTuple):
 
     def part(self, layer: int) -> torch.nn.Module:
         """What writes the output of a layer; layer 0 is the embedding of the tokens."""
-        n_layers = len(self.blocks)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= n_layers:
-            raise ValueError(
-                f"layer: expected a whole number from 0 to {n_layers} for {self.name}, "
-                f"got {layer!r}."
-            )
+        whole("layer", layer, 0, len(self.blocks))
         return self.blocks[layer - 1] if layer else self.model.get_input_embeddings()
 
-    @contextlib.contextmanager
     def at_layer(
         self, layer: int, change: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Iterator[None]:
+    ) -> RemovableHandle:
         """Within this context, the output x (batch, tokens, width) of layer becomes change(x)."""
-
-        def hook(_module, _inputs, output):
-            if isinstance(output, tuple):
-                return change(output[0]), *output[1:]
-            return change(output)
-
-        handle = self.part(layer).register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self.part(layer).register_forward_hook(lambda _module, _inputs, x: change(x))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Token ids, mask and places (batch, tokens); ValueError if a text gives no token."""
@@ -71,9 +57,8 @@ class LanguageModel(NamedTuple):
             max_length=MAX_TOKENS,
             return_offsets_mapping=True,
         )
-        empty = [i for i, n in enumerate(inputs["attention_mask"].sum(dim=1)) if n == 0]
-        if empty or not inputs["input_ids"].numel():
-            raise ValueError("A text is empty: write at least one word.")
+        if not inputs["attention_mask"].any(dim=1).all():
+            raise ValueError("texts: expected at least one word in each, got an empty one.")
         return inputs
 
     @torch.no_grad()

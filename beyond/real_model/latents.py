@@ -151,8 +151,7 @@ class Scores(NamedTuple):
 
     def best_lists(self) -> tuple[np.ndarray, np.ndarray]:
         """For each latent, the same the other way round."""
-        best = self.train.argmax(axis=1)
-        return best, self.test[np.arange(len(best)), best]
+        return Scores(self.train.T, self.test.T).best_latents()
 
 
 def f1_scores(code: sparse.csc_array, labels: Sequence[np.ndarray], n_train: int) -> Scores:
@@ -167,14 +166,10 @@ def f1_scores(code: sparse.csc_array, labels: Sequence[np.ndarray], n_train: int
     for share in (0, 0.25, 0.5, 0.75):
         above = code.copy()
         above.data = (code.data > np.repeat(share * strongest, np.diff(code.indptr))) * 1.0
-        tables.append([_f1(above[part], y[part]) for part in _parts(n_train)])
-    train, test = (np.stack([table[i] for table in tables]) for i in (0, 1))
+        tables.append([_f1(above[:n_train], y[:n_train]), _f1(above[n_train:], y[n_train:])])
+    train, test = np.stack(tables, axis=1)  # each (4, d_sae, n_lists)
     best = train.argmax(axis=0)[None]
     return Scores(*(np.take_along_axis(x, best, axis=0)[0] for x in (train, test)))
-
-
-def _parts(n_train: int) -> tuple[slice, slice]:
-    return slice(n_train), slice(n_train, None)
 
 
 def _f1(fired: sparse.csc_array, y: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "real_model.ipynb"
 SMALL = """
-N_TEXTS, D_SAE, K, N_STEPS = 260, 128, 8, 60
+N_TEXTS, LAYER, D_SAE, K, N_STEPS = 200, 2, 128, 8, 60
 MIN_TOKENS, N_CARDS, N_HELD_OUT, N_TOPICS, N_WRITTEN = 5, 2, 4, 2, 4
 """
 

@@ -37,15 +37,15 @@ the first twelve.</p>
 """
 
 
-def page(study: Study, n_fitting: int = 12, n_random: int = 28) -> str:
+def page(study: Study) -> str:
     """The whole page; needs the trained SAEs of seeds 0 and 1."""
     n_train, W_dec = study.activations.n_train, study.saes["trained", 0].W_dec
     scores = latents.f1_scores(study.codes["trained", 0], list(study.labels.values()), n_train)
     best, f1 = scores.best_latents()
-    fitting = list(dict.fromkeys(best[np.argsort(-f1)].tolist()))[:n_fitting]
+    fitting = list(dict.fromkeys(best[np.argsort(-f1)].tolist()))[:12]
     often = np.flatnonzero(np.diff(study.codes["trained", 0].indptr) >= 30)
     often = np.setdiff1d(often, fitting)
-    at_random = np.random.default_rng(2).choice(often, n_random, replace=False).tolist()
+    at_random = np.random.default_rng(2).choice(often, 28, replace=False).tolist()
     chosen, nothing = fitting + at_random, torch.zeros_like(study.activations.mean)
     written = {}
     for prompt in PROMPTS:

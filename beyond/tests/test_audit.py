@@ -1,15 +1,19 @@
 """The audit: what it looks at, what decides, what it writes."""
 
+import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from beyond import audit as module
-from beyond.audit import audit, better, compare, gaussian_look_alike, look, plan, prepare, shuffled
-from sae_lib import random_directions
+from beyond import check_audit
+from beyond.audit import audit, better, compare, gaussian_look_alike, look, prepare, shuffled
+from beyond.audit_page import verdict
+from sae_lib import TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae
 
 
@@ -20,6 +24,10 @@ def features(n=3_000, n_features=20, d=8):
     return 50 * strengths @ random_directions(n_features, d) + 1_000
 
 
+def small_sae(k):
+    return TopKSparseAutoencoder(8, 32, k=k)
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The audit of sparse features, far from zero and long; its folder."""
@@ -28,20 +36,21 @@ def found(tmp_path_factory):
     return audit(features(), labels, ks=(2,), n_steps=300, folder=folder), folder
 
 
-def test_features_are_structure_and_noise_of_their_covariance_is_none(found, tmp_path):
+def test_features_are_structure_and_noise_of_their_covariance_is_none(found):
     assert found[0].better == (True, True) and "there is sparse structure" in found[0].verdict
-    noise = gaussian_look_alike(features(), 3_000, seed=5)
-    result = audit(noise, ks=(2,), n_steps=300, folder=tmp_path)
-    assert not result.structure and "nothing here that it couldn't do on noise" in result.verdict
+    noise = prepare(gaussian_look_alike(features(), 3_000, seed=5), seed=0)[:2]
+    table, _ = compare(*noise, ks=[2], d_sae=32, n_steps=300)
+    assert not better(table[2])[0]
+    assert "nothing here that it couldn't do on noise" in verdict(table, 2, *better(table[2]))
 
 
 def test_the_saved_sae_takes_raw_rows(found):
     folder = found[1]
     raw = features()[look(features())[0]]
-    train, held_out, mean, scale = prepare(raw, seed=0)
-    _, saes = compare(train, held_out, ks=[2], d_sae=32, n_steps=300, kinds=("data", "look-alike"))
+    train, _, mean, scale = prepare(raw, seed=0)
+    sae = module.trained(train, d_sae=32, k=2, n_steps=300, seed=0)
     x_hat, acts = load_sae(folder / "sae")(raw)
-    same_x_hat, same_acts = saes[2]((raw - mean) / scale)
+    same_x_hat, same_acts = sae((raw - mean) / scale)
     for saved, same in ((x_hat, same_x_hat * scale + mean), (acts, same_acts * scale)):
         is_close = (saved - same).abs().amax(dim=1) < 0.01  # float32, at a thousand
         assert is_close.float().mean() > 0.999  # of two latents alike, either may be the second
@@ -93,13 +102,21 @@ def test_better_by_more_than_seeds_differ_and_by_a_tenth():
     assert judged((0.46, 0.46), again=0.9) == (False, True)  # by less than a tenth
 
 
-def test_a_short_time_leaves_out_what_it_names(monkeypatch):
-    monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: d_sae / 1_000)
-    train, ks = torch.zeros(10, 8), [1, 2, 4]
-    assert plan(train, ks, None, 1_000)[1] == []
-    settings, left_out = plan(train, ks, None, 2)
-    assert settings["ks"] == [4] and settings["n_steps"] == 656
-    assert left_out == ["k = 1", "k = 2", 'the control "shuffled"', 'the control "frozen decoder"']
+def test_a_short_time_leaves_out_what_it_names(monkeypatch, tmp_path):
+    clock = itertools.count()  # each SAE takes a second of it
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module, "seconds_a_step", lambda train, d_sae, k: 0.01)
+    monkeypatch.setattr(module, "trained", lambda *how: next(clock) and small_sae(how[2]))
+    result = audit(features(), ks=(1, 2, 4), minutes=0.3, folder=tmp_path)
+    assert list(result.table) == [2, 4]
+    *gone, steps = result.settings["left out"]
+    assert gone == ["k = 1", 'the control "shuffled"', 'the control "frozen decoder"']
+    assert steps == f"batches {result.settings['n_steps'] + 1} to 500"
+
+
+def test_the_table_of_the_docs_is_what_was_stored():
+    docs = Path(module.__file__).parents[1] / "docs" / "audit.md"
+    assert check_audit.table() in docs.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 4, 5), [[1.0]], torch.eye(50), "x.csv"])

@@ -41,9 +41,6 @@ def numbers_of(saelens_sae):
     return saelens_sae(X), saelens_sae.encode(X)
 
 
-# --- SAELens ----------------------------------------------------------------------------
-
-
 def test_saelens_loads_what_we_save_and_its_own_copy_comes_back(sae, tmp_path):
     save_sae(sae, tmp_path / "ours")
     there = sae_lens.SAE.load_from_disk(tmp_path / "ours")
@@ -98,15 +95,12 @@ def test_the_threshold_decides_and_is_checked(tmp_path):
 
 @pytest.mark.parametrize("kind", ["Standard", "JumpReLU"])
 def test_settings_that_ours_cannot_follow_are_refused(kind, tmp_path):
-    for name, value in (("normalize_activations", "layer_norm"), ("reshape_activations", "hook_z")):
-        theirs(kind, **{name: value}).save_model(tmp_path)
-        with pytest.raises(ValueError, match=f"{name}: expected .*, got '{value}'"):
-            load_from_saelens(tmp_path)
+    theirs(kind, normalize_activations="layer_norm").save_model(tmp_path)
+    with pytest.raises(ValueError, match=r"normalize_activations: expected .*, got 'layer_norm'"):
+        load_from_saelens(tmp_path)
 
 
 def test_what_is_no_sae_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_from_saelens(tmp_path)
     (tmp_path / "cfg.json").write_text('{"architecture": "jumprelu"}')
     with pytest.raises(FileNotFoundError):
         load_from_saelens(tmp_path)
@@ -140,13 +134,3 @@ def test_it_looks_at_everything_before_it_writes(sae, tmp_path):
     with pytest.raises(ValueError, match="metadata: expected what JSON can hold"):
         export_to_saelens(sae, tmp_path / "a", metadata={"layer": torch.tensor(3)})
     assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize("left", ["cfg.json", "sae_weights.safetensors"])
-def test_what_is_there_is_overwritten_only_when_told_to(left, sae, tmp_path):
-    (tmp_path / left).write_text("mine")
-    with pytest.raises(FileExistsError, match="holds an SAE already; pass overwrite=True"):
-        export_to_saelens(sae, tmp_path)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(left, "mine")]
-    export_to_saelens(sae, tmp_path, overwrite=True)
-    assert_same(load_from_saelens(tmp_path)(X), sae(X))
