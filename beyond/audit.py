@@ -34,7 +34,7 @@ from sae_lib.metrics import FIRES, agreement, cosine_similarity_matrix, fires, f
 
 FAR = 10  # a row so many times as far from the centre as the median row is dropped
 SMALL = 64  # columns; more get half as many latents for each, and a loss that is quicker there
-LEAST_STEPS, MOST_STEPS = 500, 3_000
+LEAST_STEPS, MOST_STEPS = 1_000, 3_000
 TRAINING = 0.8  # of the minutes; the rest is for looking and measuring
 # What is trained at each k, and on how many seeds. The first two decide; the rest is shown.
 KINDS = {"data": 2, "look-alike": 2, "shuffled": 1, "frozen decoder": 1}
@@ -128,7 +128,7 @@ def audit(
     settings |= {"rows": len(train), "rows held out": len(held_out)}
     result = Audit(
         better=better(table[k]),
-        verdict=verdict(table, k, *better(table[k])),
+        verdict=verdict(table, k, *better(table[k]), steps),
         k=k,
         table=table,
         looks=looks,

@@ -44,7 +44,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.{1 if 0.0005 <= share < 0.0095 else 0}f}\N{NO-BREAK SPACE}%"
 
 
-def verdict(table: dict[int, dict], k: int, less_left: bool, more_again: bool) -> str:
+def verdict(table: dict[int, dict], k: int, less_left: bool, more_again: bool, n_steps: int) -> str:
     """What the numbers at this k mean, in words, and what they don't."""
     data, noise = table[k]["data"], table[k]["look-alike"]
     seen = (
@@ -66,10 +66,17 @@ def verdict(table: dict[int, dict], k: int, less_left: bool, more_again: bool) -
             "of. Another seed would show you other latents. Don't read much into these; try more "
             "rows, a longer training or another k."
         )
+    tried = f"we only tried k = {', '.join(map(str, table))}, for {n_steps:,} batches each."
+    if more_again:
+        return seen + (
+            "So its seeds find some directions again, but they don't leave less than on the noise "
+            "by more than they differ among themselves. That's often an SAE that was trained too "
+            f"short: {tried} Give it more minutes before you believe or dismiss its latents."
+        )
     return seen + (
         "So the SAE does nothing here that it couldn't do on noise, and its latents show you "
-        "nothing but mean and covariance. That doesn't prove that there is nothing to find: we "
-        f"only tried k = {', '.join(map(str, table))}."
+        "nothing but mean and covariance. That doesn't prove that there is nothing to find: "
+        f"{tried}"
     )
 
 
@@ -77,10 +84,12 @@ def page(audit) -> str:
     """The page of an `Audit`, whole."""
     less_left, more_again = audit.better
     title = "There is sparse structure beyond covariance"
-    if not less_left:
-        title = "It does no better than on noise"
-    elif not more_again:
+    if less_left and not more_again:
         title = "It beats noise, but its seeds disagree"
+    elif more_again and not less_left:
+        title = "Its seeds agree more than on noise, but they rebuild no better"
+    elif not less_left:
+        title = "It does no better than on noise"
     settings = audit.settings
     left_out = settings["left out"]
     did = [

@@ -41,7 +41,9 @@ def test_features_are_structure_and_noise_of_their_covariance_is_none(found):
     noise = prepare(gaussian_look_alike(features(), 3_000, seed=5), seed=0)[:2]
     table, _ = compare(*noise, ks=[2], d_sae=32, n_steps=300)
     assert not better(table[2])[0]
-    assert "nothing here that it couldn't do on noise" in verdict(table, 2, *better(table[2]))
+    assert "nothing here that it couldn't do on noise" in verdict(
+        table, 2, *better(table[2]), 3_000
+    )
 
 
 def test_the_saved_sae_takes_raw_rows(found):
@@ -111,7 +113,7 @@ def test_a_short_time_leaves_out_what_it_names(monkeypatch, tmp_path):
     assert list(result.table) == [2, 4]
     *gone, steps = result.settings["left out"]
     assert gone == ["k = 1", 'the control "shuffled"', 'the control "frozen decoder"']
-    assert steps == f"batches {result.settings['n_steps'] + 1} to 500"
+    assert steps == f"batches {result.settings['n_steps'] + 1} to 1,000"
 
 
 def test_the_table_of_the_docs_is_what_was_stored():
