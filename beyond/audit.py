@@ -246,8 +246,11 @@ def seconds_a_step(train: torch.Tensor, d_sae: int, k: int, n: int = 20) -> floa
 
 
 def learning_rate(d_in: int) -> float:
-    """For rows whose root mean square length is 1: W_dec's entries are about 1 / sqrt(d_in)."""
-    return min(0.03, 0.2 / d_in**0.5)
+    """For rows whose root mean square length is 1: W_dec's entries are about 1 / sqrt(d_in).
+
+    With many columns lower still: with 768 of them 0.007 killed a third of the latents, 0.003 none.
+    """
+    return min(0.03, 0.2 / d_in**0.5, 2 / d_in)
 
 
 def trained(
