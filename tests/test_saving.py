@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import in_general_position, same_weights
+from variants import BatchTopK, in_general_position, same_weights
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae, save_sae
@@ -76,10 +76,10 @@ def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     torch.testing.assert_close(load_sae(folder)(X), (x_hat, h), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("missing", [[], *([name] for name in FILES)])
+@pytest.mark.parametrize("missing", [None, *FILES])
 def test_what_is_there_is_replaced_only_when_asked_for_and_possible(missing, folder):
-    for name in missing:
-        (folder / name).unlink()
+    if missing:
+        (folder / missing).unlink()
     before = {path: path.read_bytes() for path in folder.iterdir()}
     sae, spoilt = SparseAutoencoder(4, 8), SparseAutoencoder(4, 8)
     spoilt.b_enc.data[0] = math.nan
@@ -100,14 +100,9 @@ def test_a_crash_while_overwriting_leaves_nothing_that_loads(folder, monkeypatch
         load_sae(folder)
 
 
-class NoReLU(SparseAutoencoder):
-    def encode(self, x):
-        return x @ self.W_enc + self.b_enc
-
-
 def test_an_sae_whose_class_computes_something_else_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="got a NoReLU that computes something else"):
-        save_sae(NoReLU(5, 20), tmp_path / "sae")
+    with pytest.raises(ValueError, match="got a BatchTopK that computes something else"):
+        save_sae(BatchTopK(5, 20, k=2), tmp_path / "sae")
     assert not (tmp_path / "sae").exists()
 
 
@@ -118,18 +113,14 @@ def test_an_sae_whose_class_computes_something_else_is_not_saved(tmp_path):
         ({"without": ["architecture"]}, "'architecture'"),
         ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
-        ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
         ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
-        ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
         ({"architecture": "topk", "k": 0}, r"k: expected one of range\(1, 21\), got 0"),
-        ({"architecture": "topk", "k": 21}, r"k: expected one of .*, got 21"),
         ({"k": 3}, "k: expected no such key, got 3"),
         ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
         ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
         ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
-        ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
         ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
-        *(({"raw": {name: data}}, "") for name in FILES for data in (b"", b"\xff" * 64, b"[1]")),
+        *(({"raw": {name: b"[1]"}}, "") for name in FILES),
         ({"raw": {FILES[1]: b"version https://git-lfs.github.com"}}, "is a Git LFS pointer"),
         ({"raw": {FILES[1]: b" <a>"}}, "is a web page"),
     ],
