@@ -81,11 +81,3 @@ def test_activations_in_which_there_is_too_little_to_find_are_refused():
     with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
         kmeans_of_four(torch.cat([torch.eye(3), torch.zeros(9, 3)]))
     assert len(kmeans_of_four(torch.eye(4))) == 4
-
-
-def test_ica_and_sparse_coding_find_the_features_of_the_toy_model_and_axes_do_not(trained):
-    pool, truth = trained.pools[0], trained.models[0].feature_directions
-    assert found(ica_directions(pool), truth) >= 0.99
-    assert found(sparse_coding_directions(pool, 20), truth) >= 0.99
-    for baseline in (neuron_directions, pca_directions):
-        assert found(baseline(pool), truth) < 0.99
