@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lib import (
-    SparseAutoencoder,
+from sae_lib import SparseAutoencoder, random_directions, sae_loss
+from sae_lib.metrics import (
+    FIRES,
     agreement,
     chance_cosines,
     cosine_similarity_matrix,
@@ -18,11 +19,8 @@ from sae_lib import (
     live_directions,
     match_features,
     oracle_sae,
-    random_directions,
     recovered,
-    sae_loss,
 )
-from sae_lib.metrics import FIRES
 
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 E1, E2, E3 = torch.eye(3)
