@@ -8,15 +8,14 @@ environment is passed on, for PYTHONOPTIMIZE=1 (no asserts) or the arithmetic of
 (MKL_CBWR=AVX2, ATEN_CPU_CAPABILITY=default).
 
 --moved N: N runs, each with its starting weights moved by one in a million, which is what another
-processor's rounding does, as training is chaotic. Prints, for each cell, the word before a number
-that moved or that the cell declares as measured: what is saved, the least and the most of the
-runs, and twice the largest change, which is the tolerance to declare.
+processor's rounding does, as training is chaotic. Prints for each number that a cell declares as
+measured what is saved, the least and the most of the runs, and twice the largest change, which is
+the tolerance to declare.
 """
 
 import argparse
 import inspect
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.measured import NUMBER, declared, differences, places, shown, value
+from tests.measured import declared, differences, places, shown, value
 from tools.run_notebook import LESSONS, execute, verdict
 
 
@@ -81,22 +80,15 @@ def compared(saved: list, now: list) -> str:
     return "\n".join(found)
 
 
-def spread(cell: nbformat.NotebookNode, texts: list[str]) -> list[str]:
-    """A line for each word of a cell whose numbers moved, or that it declares as measured."""
-    saved, rows = shown(cell.outputs), {}
-    same = [text for text in texts if re.split(NUMBER, text) == re.split(NUMBER, saved)]
-    for i, number in enumerate(re.finditer(NUMBER, saved)):
-        values = [value(re.findall(NUMBER, text)[i]) for text in same] or [value(number[0])]
-        change = max(abs(x - value(number[0])) for x in values)
-        ends = {end: word for word in declared(cell) for _, end in places(word, saved)}
-        line = saved[: number.start()].rpartition("\n")[2]
-        word = ends.get(number.end(), f"NOT DECLARED: {line[-30:]}")
-        if change or number.end() in ends:
-            rows.setdefault(word, []).append((change, number[0], min(values), max(values)))
-    lines = [f"{cell.id}: other words in a run"] if len(same) < len(texts) else []
-    for word, numbers in rows.items():
-        moved = ", ".join(f"{at} ({least:g} to {most:g})" for _, at, least, most in numbers)
-        lines.append(f"{cell.id}: {word}: {moved}: ±{2 * max(numbers)[0]:.3g}")
+def spread(cell: nbformat.NotebookNode, runs: list[nbformat.NotebookNode]) -> list[str]:
+    """A line for each word that a cell declares as measured."""
+    lines, texts = [], [shown(one.outputs) for one in (cell, *runs)]
+    for word in declared(cell):
+        found = [[value(text[i:j]) for i, j in places(word, text)] for text in texts]
+        for saved, *moved in zip(*found, strict=False):
+            change = max(abs(x - saved) for x in moved)
+            ends = f"{min(moved):g} to {max(moved):g}"
+            lines.append(f"{cell.id}: {word}: {saved:g} ({ends}): ±{2 * change:.3g}")
     return lines
 
 
@@ -125,7 +117,7 @@ def main() -> str:
             wrong.append(compared(saved, runs[-1]))
         if arguments.moved:
             for cell, *ran in zip(saved, *runs, strict=True):
-                for line in spread(cell, [shown(one.outputs) for one in ran]):
+                for line in spread(cell, ran):
                     print(line)
     return "\n".join(wrong).strip()
 
