@@ -32,16 +32,16 @@ def found(directions, truth) -> float:
 
 @pytest.mark.parametrize("baseline", [*SIGNED, kmeans_of_four, sparse_coding_of_four])
 def test_directions_have_length_one_run_both_ways_and_depend_on_the_seed_alone(baseline):
-    directions = baseline(SQUARE @ SLANTED)
+    x = SQUARE[:1_000] @ SLANTED
+    directions = baseline(x)
     assert directions.shape == (4, 2) and directions.dtype == torch.float32
     assert baseline != neuron_directions or torch.equal(directions[:2], torch.eye(2))
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(4))
     if baseline in SIGNED:
         assert torch.equal(directions[2:], -directions[:2])
     if baseline not in SIGNED[:2]:
-        x = random_directions(600, 5)
-        first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
-        assert torch.equal(first, again) and not torch.equal(first, other)
+        again, other = (baseline(x, seed=seed) for seed in (0, 1))
+        assert torch.equal(directions, again) and not torch.equal(directions, other)
 
 
 def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
