@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sae_lib.lesson import playground
@@ -24,7 +24,7 @@ def says(page: Page, pattern: str) -> None:
     found = "pattern => new RegExp(pattern).test(document.querySelector('[role=status]').innerText)"
     try:
         page.wait_for_function(found, arg=pattern, timeout=PATIENCE)
-    except Exception as error:
+    except TimeoutError as error:
         sentence = page.get_by_role("status").inner_text()
         raise AssertionError(f"waited for {pattern!r}, but it says {sentence!r}") from error
 

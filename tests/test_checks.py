@@ -72,18 +72,3 @@ def test_data_that_cannot_work_is_refused_by_all_that_take_some(value, error, wo
 @pytest.mark.parametrize(("call", "error", "sentence"), CALLS)
 def test_settings_that_cannot_work_are_refused(call, error, sentence):
     assert_refused(call, error, sentence)
-
-
-def test_what_is_made_does_not_depend_on_torchs_default_type_or_device():
-    features = ToyModel().sample_features(9)
-    try:
-        torch.set_default_dtype(torch.float64)
-        torch.set_default_device("meta")
-        sae, toy = SparseAutoencoder(5, 20), ToyModel()
-        assert torch.equal(toy.sample_features(9), features)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
-    for new, expected in ((sae, SparseAutoencoder(5, 20)), (toy, ToyModel())):
-        # a start may be moved
-        torch.testing.assert_close(new.state_dict(), expected.state_dict(), atol=1e-4, rtol=0)

@@ -61,35 +61,21 @@ def test_what_is_installed_is_the_library_whole_with_what_it_imports():
     assert re.search(r"(?m)^## (.*)$", read("CHANGELOG.md"))[1] == project["version"]
 
 
-def write_lesson(code: str) -> nbformat.NotebookNode:
-    """Writes tiny.ipynb with one cell, saved by another Jupyter with a widget that ran there."""
-    widgets = {"application/vnd.jupyter.widget-state+json": {}}  # without a "state"
-    kernel = {"name": "no such kernel", "display_name": "other"}  # this Python is used
-    metadata = {"widgets": widgets, "kernelspec": kernel}
-    notebook = new_notebook(cells=[new_code_cell(code)], metadata=metadata)
-    nbformat.write(notebook, "tiny.ipynb")
-    return notebook
-
-
-def test_running_the_lesson_says_the_verdict_and_makes_a_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    notebook = write_lesson("import sys; print('9 of 9 recovered by', sys.executable)")
-    page = tmp_path / "tiny.html"
-    page.write_text('<div class="jp-Cell">')  # the page of another run may be written over
-    assert run_lesson.main("tiny.ipynb") == 0
-    said = f"9 of 9 recovered by {sys.executable}\nThe page: {page}\n"
-    assert capsys.readouterr().out == said and "9 of 9" in page.read_text(encoding="utf-8")
-    page.write_text("<p>mine</p>")
-    with pytest.raises(FileExistsError, match="was not made from a notebook"):
-        run_lesson.write_page(notebook, page)
-    assert page.read_text() == "<p>mine</p>"
-
-
-def test_a_lesson_that_cannot_run_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_what_goes_wrong_with_a_lesson_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("not.ipynb").write_text("<html>", encoding="utf-8")
-    write_lesson("1 / 0")
+    cells = [new_code_cell(code) for code in ("print('9 of 9 recovered')", "1 / 0")]
+    kernel = {"name": "no such kernel", "display_name": "other"}  # this Python is used
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), "tiny.ipynb")
+    page = Path("tiny.html")
+    page.write_text('<div class="jp-Cell">', encoding="utf-8")  # of a run before
     assert run_lesson.main("not.ipynb", "tiny.ipynb") == 1
-    unread, failed = capsys.readouterr().err.splitlines()[-2:]
+    said = capsys.readouterr()
+    assert said.out == f"9 of 9 recovered\nThe page: {page.resolve()}\n"
+    unread, failed = said.err.splitlines()[-2:]
     assert "not.ipynb could not be read as a notebook: Notebook does not appear" in unread
     assert failed == "A cell failed: ZeroDivisionError: division by zero"
+    assert "9 of 9" in page.read_text(encoding="utf-8")
+    page.write_text("<p>mine</p>", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="was not made from a notebook"):
+        run_lesson.write_page(new_notebook(), page)
