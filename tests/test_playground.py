@@ -1,6 +1,6 @@
 """The playground's script, run by an embedded V8: it trains as the library does, and says so.
 
-The page itself is tried in a browser by tests/browser_playground.py.
+The page itself is tried in a browser by tests/test_browser.py.
 """
 
 import json

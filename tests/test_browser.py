@@ -1,22 +1,34 @@
-"""The playground in a real browser: its story pressed through, and its frame.
+"""In a real browser: the playground's story, its frame in a notebook, and the slides.
 
-    python tests/browser_playground.py
+    pytest -m slow -n 0 tests/test_browser.py
 
-Needs pip's playwright and a Chromium that is installed (no "playwright install"). Exit status 1,
-with a sentence, if anything is not as it should be. Not collected by pytest.
+Needs a Chromium that is installed (no "playwright install").
 """
 
 import re
 import shutil
-import sys
-from pathlib import Path
 
+import nbformat
+import pytest
+from nbconvert import SlidesExporter
 from playwright.sync_api import Page, TimeoutError, sync_playwright
+from test_page import CONFIG, ROOT, each_notebook
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sae_lib.lesson import playground
 
+pytestmark = pytest.mark.slow
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
+DESKTOP, PHONE = {"width": 1000, "height": 600}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    assert chromium, "no Chromium found; on Debian: apt-get install chromium"
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=flags)
 
 
 def says(page: Page, pattern: str) -> None:
@@ -107,13 +119,34 @@ def other_cases(page: Page) -> None:
     assert "by chance: 3.9" in page.locator("#chance").inner_text()
 
 
-def in_a_notebook(page: Page) -> None:
-    """Hidden at first, as in slides: then it takes the height that it needs, and at most 560 px
-    where a notebook is wide; it follows the theme around it, and hands the wheel on."""
-    shown = []
-    playground.display = lambda data, **options: shown.append(data["text/html"])
+LOOKS = [
+    ({"viewport": PHONE}, story_on_a_phone),
+    ({"viewport": DESKTOP, "reduced_motion": "reduce"}, lambda page: story(page, "Enter")),
+    ({"viewport": DESKTOP, "color_scheme": "dark"}, other_cases),
+]
+
+
+@pytest.mark.parametrize(("look", "play"), LOOKS, ids=["phone", "keys", "dark"])
+def test_the_playground_by_itself(browser, look, play):
+    page, errors = browser.new_page(**look), []
+    page.on("console", lambda m: m.type == "error" and errors.append(m.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(playground.PLAYGROUND.as_uri())
+    page.evaluate("ui.seed = 0; newStart()")  # a start that this test knows
+    theme = look.get("color_scheme", "light")
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    play(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it is too wide"
+    for control in page.locator("button:visible, select:visible, summary").all():
+        assert control.bounding_box()["height"] >= 40, "too small to be touched"
+    assert not errors
+
+
+def test_in_a_notebook_it_takes_its_height_and_theme_and_hands_the_wheel_on(browser, displayed):
+    """Hidden at first, as in slides; at most 560 px high where a notebook is wide."""
     playground.show_playground()
-    page.set_content(f"<div id=slide style='display:none'>{shown[0]}</div>")
+    page = browser.new_page()
+    page.set_content(f"<div id=slide style='display:none'>{displayed[-1]['text/html']}</div>")
     page.wait_for_timeout(500)
     page.evaluate("slide.style.display = 'block'")
     inside, frame = page.frames[1], page.locator("iframe")
@@ -137,46 +170,30 @@ def in_a_notebook(page: Page) -> None:
     page.wait_for_function("turns > 0", timeout=5_000)
 
 
-def alone(page: Page, play) -> None:
-    """The page by itself, played through: nothing to scroll sideways, all large enough to touch."""
-    errors = []
-    page.on("console", lambda m: m.type == "error" and errors.append(m.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(playground.PLAYGROUND.as_uri())
-    page.evaluate("ui.seed = 0; newStart()")  # a start that this test knows
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
-    play(page)
-    wide, window = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert wide <= window, f"{wide} pixels wide in a window of {window}"
-    for control in page.locator("button:visible, select:visible, summary").all():
-        height = control.bounding_box()["height"]
-        assert height >= 40, f"{control.inner_text()!r} is {height} pixels high"
-    assert not errors, errors
+# what a slide holds that its window of 1280 by 720 cuts, or that is too small to be seen
+CUT = """() => [...Reveal.getCurrentSlide().querySelectorAll("h1,h2,h3,p,li,pre,td,img,iframe")]
+  .filter((e) => !e.closest("aside") && e.getClientRects().length)
+  .map((e) => [e, e.getBoundingClientRect()])
+  .filter(([e, box]) => box.left < 0 || box.top < 0 || box.right > innerWidth + 1
+    || box.bottom > innerHeight + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth
+    || e.matches("img, iframe") && box.height < 250)
+  .map(([e]) => e.outerHTML.slice(0, 80))"""
 
 
-def main() -> None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    assert chromium, "no Chromium found; on Debian: apt-get install chromium"
-    desktop, phone = {"width": 1000, "height": 600}, {"width": 390, "height": 844}
-    looks = [
-        ({"viewport": phone}, story_on_a_phone),
-        ({"viewport": desktop, "reduced_motion": "reduce"}, lambda page: story(page, "Enter")),
-        ({"viewport": desktop, "color_scheme": "dark"}, other_cases),
-    ]
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        for look, play in looks:
-            alone(browser.new_page(**look), play)
-        in_a_notebook(browser.new_page())
-        browser.close()
-    print("The playground: pressed, dragged and framed.")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except AssertionError as error:
-        sys.exit(f"The playground: {error}")
+@pytest.mark.skipif(not (ROOT / "node_modules/reveal.js").exists(), reason="needs reveal.js")
+@each_notebook
+def test_no_slide_is_cut_and_the_playground_has_room(browser, path, tmp_path):
+    cells = nbformat.read(path, 4).cells
+    kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in cells]
+    deck = tmp_path / "slides.html"
+    deck.write_text(SlidesExporter(config=CONFIG).from_filename(path)[0], encoding="utf-8")
+    page, asked = browser.new_page(viewport={"width": 1280, "height": 720}), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(deck.as_uri())
+    n = page.evaluate("Reveal.getTotalSlides()")
+    assert n == kinds.count("slide") + kinds.count("subslide")
+    for i in range(n):
+        page.wait_for_timeout(500)  # a frame has measured itself
+        assert page.evaluate(CUT) == [], f"slide {i + 1}"
+        page.evaluate("Reveal.next()")
+    assert not [url for url in asked if url.startswith("http")]
