@@ -8,7 +8,7 @@ import os
 from nbval.plugin import IPyNbCell
 
 from tests.measured import compare_outputs
-from tests.moved_starts import move_starts
+from tests.run_alone import move_starts
 
 os.environ["TQDM_DISABLE"] = "1"  # tqdm reads this when imported
 IPyNbCell.compare_outputs = compare_outputs

@@ -8,7 +8,7 @@ shows is compared exactly, but for the numbers that the cell declares as measure
     measured: price off … L0 ±1   only in a line that says "price off" before
 
 Between word and number stand only signs and spaces, and "L0 4 to 8" is measured twice. A declared
-word with no number behind it is an error. Tolerances come from tests/moved_starts.py.
+word with no number behind it is an error. Tolerances come from tests/run_alone.py.
 """
 
 import difflib

@@ -32,16 +32,16 @@ def found(directions, truth) -> float:
 
 @pytest.mark.parametrize("baseline", [*SIGNED, kmeans_of_four, sparse_coding_of_four])
 def test_directions_have_length_one_run_both_ways_and_depend_on_the_seed_alone(baseline):
-    directions = baseline(SQUARE @ SLANTED)
+    x = SQUARE[:1_000] @ SLANTED
+    directions = baseline(x)
     assert directions.shape == (4, 2) and directions.dtype == torch.float32
     assert baseline != neuron_directions or torch.equal(directions[:2], torch.eye(2))
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(4))
     if baseline in SIGNED:
         assert torch.equal(directions[2:], -directions[:2])
     if baseline not in SIGNED[:2]:
-        x = random_directions(600, 5)
-        first, again, other = (baseline(x, seed=seed) for seed in (1, 1, 2))
-        assert torch.equal(first, again) and not torch.equal(first, other)
+        again, other = (baseline(x, seed=seed) for seed in (0, 1))
+        assert torch.equal(directions, again) and not torch.equal(directions, other)
 
 
 def test_pca_finds_the_widest_direction_first_wherever_the_middle_lies():
@@ -81,11 +81,3 @@ def test_activations_in_which_there_is_too_little_to_find_are_refused():
     with pytest.raises(ValueError, match="expected at least 4 rows that are not near zero, got 3"):
         kmeans_of_four(torch.cat([torch.eye(3), torch.zeros(9, 3)]))
     assert len(kmeans_of_four(torch.eye(4))) == 4
-
-
-def test_ica_and_sparse_coding_find_the_features_of_the_toy_model_and_axes_do_not(trained):
-    pool, truth = trained.pools[0], trained.models[0].feature_directions
-    assert found(ica_directions(pool), truth) >= 0.99
-    assert found(sparse_coding_directions(pool, 20), truth) >= 0.99
-    for baseline in (neuron_directions, pca_directions):
-        assert found(baseline(pool), truth) < 0.99

@@ -1,6 +1,6 @@
 """The playground's script, run by an embedded V8: it trains as the library does, and says so.
 
-The page itself is tried in a browser by tests/browser_playground.py.
+The page itself is tried in a browser by tests/test_browser.py.
 """
 
 import json
@@ -21,12 +21,15 @@ from sae_lib.training import minibatches, train_sae
 
 SCRIPT = re.search(r"<script>(.*?)</script>", PLAYGROUND.read_text(encoding="utf-8"), re.DOTALL)
 HELPERS = """
+const plain = (value) => JSON.parse(JSON.stringify(value, (key, part) =>
+  (ArrayBuffer.isView(part) ? [...part] : part)));
+
 function trainOn(weights, batches, rates, price) {
   const sae = new SAE(5, 20, randomNumbers(0));
-  sae.weights.set(weights);
+  for (const name in weights) sae[name].set(weights[name].flat());
   const losses = batches.map((x, k) =>
-    sae.trainStep(Float64Array.from(x), x.length / 5, price, rates[k]));
-  return { losses, weights: [...sae.weights] };
+    sae.trainStep(Float64Array.from(x.flat()), x.length, price, rates[k]));
+  return plain({ losses, sae });
 }
 
 /** The states after each phase [price, batches at most, whether only until all are found]. */
@@ -40,8 +43,7 @@ function phases(which, seed, plan) {
     }
     run.measure();
     const rows = run.sortedLatents(), route = run.route(run.features.subarray(0, run.dIn));
-    return JSON.parse(JSON.stringify({ ...run, rows, route }, (key, value) =>
-      (ArrayBuffer.isView(value) ? [...value] : value)));
+    return plain({ ...run, rows, route });
   });
 }
 """
@@ -60,31 +62,29 @@ def js():
     return call
 
 
-def matrix(rows: list[float], d: int = 5) -> torch.Tensor:
+def matrix(rows: list[float], d: int) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).view(-1, d)
 
 
-def flat(sae: SparseAutoencoder) -> torch.Tensor:
-    """The weights in the order of the page: row i of W_enc transposed is what latent i reads."""
-    parts = sae.W_dec, sae.W_enc.T, sae.b_enc, sae.b_dec
-    return torch.cat([part.detach().flatten() for part in parts])
+def weights_of(sae: dict, d: int) -> dict[str, torch.Tensor]:
+    """The weights of an SAE of the page, as the library has them."""
+    biases = {name: torch.tensor(sae[name], dtype=torch.float64) for name in ("b_enc", "b_dec")}
+    return biases | {"W_enc": matrix(sae["W_encT"], d).T, "W_dec": matrix(sae["W_dec"], d)}
 
 
 @pytest.mark.parametrize("price", [0.0, 0.05])
 def test_two_hundred_steps_are_those_of_the_library(js, price):
-    n_steps, batch_size = 200, 32
     sae = SparseAutoencoder(5, 20, seed=2).double()
-    rng = torch.Generator().manual_seed(1)
-    features = torch.rand(1_000, 10, generator=rng, dtype=torch.float64)
-    features *= torch.rand(1_000, 10, generator=rng) < 0.1
-    pool = features @ random_directions(10, 5).double()
-    before = flat(sae).tolist()
-    batches = [x.flatten().tolist() for x in minibatches(pool, batch_size, n_steps, seed=3)]
-    rates = [0.015 * (1 + math.cos(math.pi * step / n_steps)) for step in range(n_steps)]
-    settings = {"batch_size": batch_size, "n_steps": n_steps, "n_logged": n_steps, "seed": 3}
+    pool = random_directions(1_000, 5, seed=1).double()
+    start = {name: getattr(sae, name).tolist() for name in ("W_dec", "b_enc", "b_dec")}
+    start["W_encT"] = sae.W_enc.T.tolist()
+    batches = [x.tolist() for x in minibatches(pool, 32, 200, seed=3)]
+    rates = [0.015 * (1 + math.cos(math.pi * step / 200)) for step in range(200)]
+    settings = {"batch_size": 32, "n_steps": 200, "n_logged": 200, "seed": 3}
     history = train_sae(sae, pool, l1_coefficient=price, **settings)
-    page = js("trainOn", before, batches, rates, price)
-    np.testing.assert_allclose(page["weights"], flat(sae), rtol=0, atol=1e-6)
+    page = js("trainOn", start, batches, rates, price)
+    weights = weights_of(page["sae"], 5)
+    torch.testing.assert_close(weights, {**sae.state_dict()}, rtol=0, atol=1e-6)
     logged = [page["losses"][step] for step in history.step]
     np.testing.assert_allclose([x["error"] for x in logged], history.reconstruction, atol=1e-9)
     np.testing.assert_allclose([x["sparsity"] for x in logged], history.sparsity, atol=1e-9)
@@ -95,16 +95,14 @@ def test_two_hundred_steps_are_those_of_the_library(js, price):
 )
 def test_it_starts_as_the_library_but_for_the_bias_that_the_page_admits(js, which, bias, closest):
     """And the ground truth is spread evenly, and differs from start to start."""
-    first, other = (js("phases", which, seed, [[0, 0, False]])[0] for seed in (1, 2))
-    d_in, d_sae = first["dIn"], first["sae"]["dSae"]
-    sae = SparseAutoencoder(d_in, d_sae)
-    W_dec = matrix(first["sae"]["W_dec"], d_in)
-    scale = (sae.W_enc.T / sae.W_dec).mean()
+    start, other = (js("phases", which, seed, [[0, 0, False]])[0] for seed in (1, 2))
+    d_in, d_sae = start["dIn"], start["sae"]["dSae"]
+    W_dec, W_enc = (matrix(start["sae"][name], d_in) for name in ("W_dec", "W_encT"))
     np.testing.assert_allclose(W_dec.norm(dim=1), 1)
-    np.testing.assert_allclose(matrix(first["sae"]["W_encT"], d_in), scale.item() * W_dec, 1e-5)
-    assert set(first["sae"]["b_enc"]) == {bias} and set(first["sae"]["b_dec"]) == {0}
-    truth = matrix(first["features"], d_in)
-    assert first["features"] != other["features"]
+    np.testing.assert_allclose(W_enc, 2 * d_in / d_sae * W_dec)
+    assert set(start["sae"]["b_enc"]) == {bias} and set(start["sae"]["b_dec"]) == {0}
+    truth = matrix(start["features"], d_in)
+    assert start["features"] != other["features"]
     np.testing.assert_allclose(truth.norm(dim=1), 1)
     assert (truth @ truth.T - 2 * torch.eye(len(truth))).max() < closest
 
@@ -113,7 +111,7 @@ def test_it_starts_as_the_library_but_for_the_bias_that_the_page_admits(js, whic
 def test_without_a_price_few_are_found_and_once_it_is_on_all(js, which, price, most):
     """And when it is off again they stay, but in the crowded case, where an error was left."""
     without = []
-    for seed in range(5):
+    for seed in range(3):
         plan = [[0, 300, False], [price, 1_500, True], [price, 200, False], [0, 300, False]]
         off, on, later, again = js("phases", which, seed, plan)
         n = on["nFeatures"]
@@ -127,15 +125,10 @@ def test_without_a_price_few_are_found_and_once_it_is_on_all(js, which, price, m
 @pytest.mark.parametrize(("which", "n", "d"), [(0, 4, 2), (1, 10, 5)])
 def test_the_numbers_and_the_route_shown_are_the_librarys(js, which, n, d):
     without, run = js("phases", which, 3, [[0, 50, False], [0.3, 400, False]])
-    W_dec, truth = matrix(run["sae"]["W_dec"], d), matrix(run["features"], d)
-    cosines = matrix(run["cosines"], n)
-    np.testing.assert_allclose(cosines, cosine_similarity_matrix(W_dec, truth), atol=1e-12)
-    assert run["nFound"] == recovered(W_dec, truth) > 0
-    sae, x = SparseAutoencoder(d, 2 * n).double(), matrix(run["shown"], d)
+    x, truth = (matrix(run[name], d) for name in ("shown", "features"))
+    sae = SparseAutoencoder(d, 2 * n).double()
     for state in (without, run):
-        for part, name in ((sae.W_dec, "W_dec"), (sae.b_enc, "b_enc"), (sae.b_dec, "b_dec")):
-            part.data = matrix(state["sae"][name], part.shape[-1]).view(part.shape)
-        sae.W_enc.data = matrix(state["sae"]["W_encT"], d).T
+        sae.load_state_dict(weights_of(state["sae"], d))
         with torch.no_grad():
             x_hat, acts = sae(x)
             one_hat, one = sae(truth[0])
@@ -149,6 +142,9 @@ def test_the_numbers_and_the_route_shown_are_the_librarys(js, which, n, d):
         assert route["length"] == pytest.approx(one.sum().item())
         if d == 2:
             np.testing.assert_allclose(route["end"], one_hat, atol=1e-12)
+    cosines = cosine_similarity_matrix(sae.W_dec, truth)
+    np.testing.assert_allclose(matrix(run["cosines"], n), cosines, atol=1e-12)
+    assert run["nFound"] == recovered(sae.W_dec, truth) > 0
     own, rest, dead = run["rows"]
     assert dead and sorted(own + rest + dead) == list(range(2 * n))
     assert all(run["dead"][i] for i in dead)

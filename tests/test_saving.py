@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from variants import in_general_position, same_weights
+from variants import BatchTopK, in_general_position, same_weights
 
 from sae_lib import SparseAutoencoder, TopKSparseAutoencoder, random_directions
 from sae_lib.saving import load_sae, save_sae
@@ -19,12 +19,6 @@ from sae_lib.saving import load_sae, save_sae
 pytestmark = pytest.mark.usefixtures("global_random_state_untouched")
 X = random_directions(64, 5, seed=1)
 FILES = ["cfg.json", "sae_weights.safetensors"]
-WRITTEN = {  # by SAELens 6.54
-    "device": "cpu", "normalize_activations": "none", "reshape_activations": "none",
-    "decoder_init_norm": 0.1, "l1_coefficient": 1.0, "lp_norm": 1.0, "l1_warm_up_steps": 0,
-    "use_sparse_activations": False, "aux_loss_coefficient": 1,
-    "metadata": {"sae_lens_version": "6.54.12", "training_architecture_details": {"lp_norm": 1}},
-}  # fmt: skip
 
 
 def edit(folder, *, without=(), weights=None, raw=None, **config):
@@ -44,14 +38,10 @@ def folder(tmp_path):
     return tmp_path / "sae"
 
 
-@pytest.mark.parametrize(
-    "sae",
-    [
-        SparseAutoencoder(5, 20),
-        TopKSparseAutoencoder(5, 20, k=np.int64(3)),
-        SparseAutoencoder(5, 20).bfloat16(),
-    ],
-)
+SAES = [SparseAutoencoder(5, 20).bfloat16(), TopKSparseAutoencoder(5, 20, k=np.int64(3))]
+
+
+@pytest.mark.parametrize("sae", SAES)
 def test_a_saved_sae_comes_back_the_same(sae, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_sae(in_general_position(sae), "~/new/folder")
@@ -64,8 +54,7 @@ def test_a_saved_sae_comes_back_the_same(sae, tmp_path, monkeypatch):
 
 def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     W_enc, b_enc, W_dec, b_dec = (w.detach() for w in load_sae(folder).parameters())
-    # its default is to subtract b_dec from x; what only its training reads changes nothing
-    edit(folder, without=["apply_b_dec_to_input"], **WRITTEN)
+    edit(folder, without=["apply_b_dec_to_input"])  # its default is to subtract b_dec from x
     h = torch.relu((X - b_dec) @ W_enc + b_enc)
     torch.testing.assert_close(load_sae(folder)(X), (h @ W_dec + b_dec, h), atol=1e-5, rtol=1e-5)
     edit(folder, architecture="topk", k=2, rescale_acts_by_decoder_norm=True)
@@ -76,10 +65,10 @@ def test_what_saelens_does_and_ours_does_not_is_folded_in(folder):
     torch.testing.assert_close(load_sae(folder)(X), (x_hat, h), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("missing", [[], *([name] for name in FILES)])
+@pytest.mark.parametrize("missing", [None, *FILES])
 def test_what_is_there_is_replaced_only_when_asked_for_and_possible(missing, folder):
-    for name in missing:
-        (folder / name).unlink()
+    if missing:
+        (folder / missing).unlink()
     before = {path: path.read_bytes() for path in folder.iterdir()}
     sae, spoilt = SparseAutoencoder(4, 8), SparseAutoencoder(4, 8)
     spoilt.b_enc.data[0] = math.nan
@@ -100,15 +89,18 @@ def test_a_crash_while_overwriting_leaves_nothing_that_loads(folder, monkeypatch
         load_sae(folder)
 
 
-class NoReLU(SparseAutoencoder):
+class Sigmoid(SparseAutoencoder):
     def encode(self, x):
-        return x @ self.W_enc + self.b_enc
+        return torch.sigmoid(x @ self.W_enc + self.b_enc)
 
 
 def test_an_sae_whose_class_computes_something_else_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="got a NoReLU that computes something else"):
-        save_sae(NoReLU(5, 20), tmp_path / "sae")
-    assert not (tmp_path / "sae").exists()
+    silent = Sigmoid(5, 20)
+    silent.b_enc.data -= 20  # on usual inputs as dead as a ReLU would be
+    for other in (BatchTopK(5, 20, k=2), silent):
+        with pytest.raises(ValueError, match="that computes something else"):
+            save_sae(other, tmp_path / "sae")
+        assert not (tmp_path / "sae").exists()
 
 
 @pytest.mark.parametrize(
@@ -118,18 +110,14 @@ def test_an_sae_whose_class_computes_something_else_is_not_saved(tmp_path):
         ({"without": ["architecture"]}, "'architecture'"),
         ({"normalize_activations": "layer_norm"}, r"\('none',\), got 'layer_norm'"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input: .*, got 'false'"),
-        ({"reshape_activations": "hook_z"}, r"\('none',\), got 'hook_z'"),
         ({"d_in": 768}, r"d_in: expected one of \(5,\), got 768"),
-        ({"d_sae": 32}, r"d_sae: expected one of \(20,\), got 32"),
         ({"architecture": "topk", "k": 0}, r"k: expected one of range\(1, 21\), got 0"),
-        ({"architecture": "topk", "k": 21}, r"k: expected one of .*, got 21"),
         ({"k": 3}, "k: expected no such key, got 3"),
         ({"weights": {"scaling_factor": torch.ones(20)}}, "Unexpected .*scaling_factor"),
         ({"weights": {"W_enc": torch.full((5, 20), math.nan)}}, "W_enc: expected finite"),
         ({"weights": {"b_dec": torch.ones(5).double() * 1e39}}, "b_dec in float32: expected"),
-        ({"weights": {"W_dec": torch.ones(20)}}, "W_dec: expected the shape"),
         ({"weights": {"b_enc": torch.ones(19)}}, "b_enc"),
-        *(({"raw": {name: data}}, "") for name in FILES for data in (b"", b"\xff" * 64, b"[1]")),
+        *(({"raw": {name: b"[1]"}}, "") for name in FILES),
         ({"raw": {FILES[1]: b"version https://git-lfs.github.com"}}, "is a Git LFS pointer"),
         ({"raw": {FILES[1]: b" <a>"}}, "is a web page"),
     ],

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from sae_lib import SAELoss, SparseAutoencoder, TopKSparseAutoencoder, sae_loss
+from sae_lib import SAELoss, SparseAutoencoder, TopKSparseAutoencoder
 
 
 def with_weights(sae, **weights):
@@ -45,26 +45,19 @@ class BatchTopK(TopKSparseAutoencoder):
         return latent_acts * (latent_acts >= weakest_kept)
 
 
-class WithModule(SparseAutoencoder):
-    """A module within, and axes counted from the front."""
+class Counting(SparseAutoencoder):
+    """A module within, axes counted from the front, and a buffer that changes in place."""
 
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__(d_in, d_sae, seed=seed)
         self.norm = nn.LayerNorm(d_in)
+        self.register_buffer("fired", torch.zeros(d_sae))
+
+    def encode(self, x):
+        latent_acts = super().encode(x)
+        self.fired += (latent_acts > 0).sum(dim=0)
+        return latent_acts
 
     def loss(self, x, l1_coefficient):
         error = (self.norm(x) - self(x)[0]).square().sum(dim=(0, 1)) / len(x)
         return SAELoss(error, error, 0 * error)
-
-
-class Scaled(SparseAutoencoder):
-    """A buffer that changes: each latent's price falls with how much it was active so far."""
-
-    def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
-        super().__init__(d_in, d_sae, seed=seed)
-        self.register_buffer("activity", torch.zeros(d_sae))
-
-    def loss(self, x, l1_coefficient):
-        x_hat, latent_acts = self(x)
-        self.activity = 0.9 * self.activity + 0.1 * latent_acts.detach().mean(dim=0)
-        return sae_loss(x, x_hat, latent_acts / (1 + self.activity), l1_coefficient)
