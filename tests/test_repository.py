@@ -1,15 +1,20 @@
 """The repository as a stranger meets it: README, licence, install, commands."""
 
+import base64
+import io
 import re
 import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 from tools import run_lesson
+from tools.sync_notebook import look_alike
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("[!.]*/README.md")])
@@ -79,3 +84,16 @@ def test_what_goes_wrong_with_a_lesson_is_one_sentence(tmp_path, monkeypatch, ca
     page.write_text("<p>mine</p>", encoding="utf-8")
     with pytest.raises(FileExistsError, match="was not made from a notebook"):
         run_lesson.write_page(new_notebook(), page)
+
+
+def test_an_output_is_replaced_only_if_it_looks_different():
+    def output(grey=200.0, size=20, **more):
+        file = io.BytesIO()
+        Image.fromarray(np.full((size, size), grey, np.uint8)).save(file, format="png")
+        picture = base64.b64encode(file.getvalue()).decode()
+        return [{"data": {"image/png": picture, "text/plain": "[figure]", **more}}]
+
+    assert look_alike(output(), output(grey=200.9))
+    different = output(grey=100), output(size=21), output(**{"text/plain": "10 of 10"}), []
+    assert not any(look_alike(output(), other) for other in different)
+    assert not look_alike([{"text": "L0 1.7"}], [{"text": "L0 1.8"}])
