@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from evidence.common import load, markdown, pooled
+from evidence.common import markdown, pooled
 from sae_lib.lesson import plots
 from sae_lib.lesson.show import png
 
@@ -23,8 +23,7 @@ def picture(fig: Figure, alt: str) -> str:
 
 
 def made_by(name: str, what: str = "16 SAE seeds × 3 toy models") -> str:
-    before = " in the third edition" if load(name)["edition"] == 3 else ""
-    return f"*{what}. Made{before} by `.venv/bin/python -m evidence.run {name}`.*"
+    return f"*{what}. Made by `.venv/bin/python -m evidence.run {name}`.*"
 
 
 def mean(values: np.ndarray, how: str) -> str:

@@ -71,20 +71,21 @@ def stored() -> list[dict]:
 
 
 def table() -> str:
-    """A line for each width and edition: how many found all ten, of the toy models that settled."""
+    """A line for each width: how many found all ten, of the toy models that settled."""
     counts: dict[tuple, tuple] = {}
     for of in stored():
-        key = of["d_sae"], of["edition"], of["recipe"]
+        key = of["d_sae"], of["recipe"]
         complete, n, lowest = counts.get(key, (0, 0, 1.0))
         settled = of["seeds"] - len(of["not_settled"])
         counts[key] = complete + of["complete"], n + settled, min(lowest, of["lowest"])
     lines = []
-    for d_sae, edition in sorted({key[:2] for key in counts}):
-        cells = [counts.get((d_sae, edition, recipe)) for recipe in RECIPES]
+    for d_sae in sorted({d_sae for d_sae, _ in counts}):
+        cells = [counts.get((d_sae, recipe)) for recipe in RECIPES]
         cells = [f"{c[0]:,} of {c[1]:,}, lowest {least(c[2])}" if c else "" for c in cells]
-        lines.append([d_sae, edition, *cells])
-    header = ["latents", "edition", "a price that falls", "constant price", "constant, λ = 0.003"]
-    return markdown(header, lines)
+        lines.append([d_sae, *cells])
+    return markdown(
+        ["latents", "a price that falls", "constant price", "constant, λ = 0.003"], lines
+    )
 
 
 def least(cosine: float) -> str:
