@@ -91,8 +91,8 @@ def audit(
     Gaussian look-alike, noise with the data's mean and covariance: on rows held out, in what is
     left unexplained and in how much two seeds find again, by more than `better` asks for.
     labels: a word or a text for each row. ks: how many latents may fire; by default up to four
-    powers of two, to d_in / 4 and to 64. n_steps: by default what fits into `minutes`, up to
-    3,000; if given, the time is not limited.
+    powers of two, to d_in / 4 and to 64. n_steps: by default 1,000 to 3,000, and what doesn't fit
+    into `minutes` is left out and named; if given, the time is not limited.
     Raises TypeError or ValueError if activations, labels or ks cannot be used.
     """
     started = time.perf_counter()
@@ -124,7 +124,12 @@ def audit(
     if not n_steps and steps < LEAST_STEPS:
         left_out.append(f"batches {steps + 1:,} to {LEAST_STEPS:,}")
     took = round((time.perf_counter() - started) / 60, 1)
-    settings = how | {"left out": left_out, "centres": n_centres, "minutes": took}
+    settings = how | {
+        "ks": list(table),
+        "left out": left_out,
+        "centres": n_centres,
+        "minutes": took,
+    }
     settings |= {"rows": len(train), "rows held out": len(held_out)}
     result = Audit(
         better=better(table[k]),

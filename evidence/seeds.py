@@ -73,7 +73,7 @@ def stored() -> list[dict]:
 def table() -> str:
     """A line for each width: how many found all ten, of the toy models that settled."""
     counts: dict[tuple, tuple] = {}
-    for of in stored():
+    for of in [line for line in stored() if line["edition"] == EDITION]:
         key = of["d_sae"], of["recipe"]
         complete, n, lowest = counts.get(key, (0, 0, 1.0))
         settled = of["seeds"] - len(of["not_settled"])

@@ -112,14 +112,16 @@ def main() -> str:
         saved = [cells[i] for i in kept]
         for seed in moves:
             now = run(path, Path(arguments.python).absolute(), seed)  # it starts elsewhere
-            print(f"{path.name}: {verdict(now).partition(chr(10))[0]}", flush=True)
+            which = "" if seed is None else f" moved by seed {seed}"
+            print(f"{path.name}{which}: {verdict(now).partition(chr(10))[0]}", flush=True)
             runs.append([now.cells[i] for i in kept])
-            wrong.append(compared(saved, runs[-1]))
+            if found := compared(saved, runs[-1]):
+                wrong.append(f"{path.name}{which}:\n{found}")
         if arguments.moved:
             for cell, *ran in zip(saved, *runs, strict=True):
                 for line in spread(cell, ran):
                     print(line)
-    return "\n".join(wrong).strip()
+    return "\n".join(wrong)
 
 
 if __name__ == "__main__":

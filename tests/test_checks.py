@@ -84,3 +84,15 @@ def test_data_that_cannot_work_is_refused_by_all_that_take_some(value, error, wo
 @pytest.mark.parametrize(("call", "error", "sentence"), CALLS)
 def test_settings_that_cannot_work_are_refused(call, error, sentence):
     assert_refused(call, error, sentence)
+
+
+def test_what_is_made_does_not_depend_on_torchs_default_type_or_device():
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        sae, toy_model = SparseAutoencoder(5, 20), ToyModel()
+        for made in (*sae.parameters(), *toy_model.parameters(), toy_model.sample_features(9)):
+            assert made.dtype == torch.float32 and made.device.type == "cpu"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)

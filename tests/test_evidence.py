@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evidence import common, failures, seeds
-from evidence.common import load, pooled, trained
+from evidence import common, crowded, failures, seeds
+from evidence.common import load, orthogonal_models, pooled, rounded, run, scores, trained
 from evidence.run import EXPERIMENTS, page, table
 from sae_lib import ToyModel
 
@@ -80,6 +80,17 @@ def test_what_choosing_k_measures():
     noise, x = failures.gaussian(model, 20_000, 3), model.encode(model.sample_features(20_000)).T
     assert torch.allclose(noise.mean(dim=0), x.mean(dim=1), atol=0.01)
     assert torch.allclose(noise.T.cov(), x.cov(), atol=0.005)  # it is far from diagonal
+
+
+def test_an_experiment_is_stored_as_it_ran(tmp_path, monkeypatch):
+    def tiny():
+        models = orthogonal_models(4, 0.9)
+        saes = trained(models, 8, l1=0.01, seeds=range(2), n_steps=2, batch_size=8)
+        yield from scores(models, saes, crowded.spares, l1=0.01)
+
+    monkeypatch.setattr("evidence.common.DATA", tmp_path)
+    run("tiny", tiny)
+    assert load("tiny")["rows"] == rounded(list(tiny()))
 
 
 def test_the_counts_of_seeds_add_up_and_are_the_table_of_the_document():

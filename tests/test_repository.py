@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_what_goes_wrong_with_a_lesson_is_one_sentence(tmp_path, monkeypatch, ca
     page.write_text("<p>mine</p>", encoding="utf-8")
     with pytest.raises(FileExistsError, match="was not made from a notebook"):
         run_lesson.write_page(new_notebook(), page)
+    assert run_lesson.main("tiny.ipynb") == 1 and "mine" in page.read_text(encoding="utf-8")
 
 
 def test_an_output_is_replaced_only_if_it_looks_different():
@@ -97,3 +99,11 @@ def test_an_output_is_replaced_only_if_it_looks_different():
     different = output(grey=100), output(size=21), output(**{"text/plain": "10 of 10"}), []
     assert not any(look_alike(output(), other) for other in different)
     assert not look_alike([{"text": "L0 1.7"}], [{"text": "L0 1.8"}])
+
+
+def test_the_service_runs_functions_that_the_script_has():
+    script = read(".ci/run")
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+    named = re.findall(r"run: (\w+),|\.ci/run (\w+)", read(".github/workflows/ci.yml"))
+    assert {a or b for a, b in named} == {"all", "newest", "pages"}
+    assert all(f"\n{a or b}() {{" in script for a, b in named)

@@ -205,9 +205,8 @@ def draw_first_minute() -> Picture:
     fig, axes = plt.subplots(1, 3, figsize=(6.5, 4.2))
     for ax, frame in zip(axes, numbers["frames"], strict=True):
         W_dec = torch.tensor(frame["W_dec"])
-        plots.plot_sorted(
-            cosine_similarity_matrix(W_dec, truth), ax=ax, numbers=2
-        )  # no room for them
+        cosines = cosine_similarity_matrix(W_dec, truth)
+        plots.plot_sorted(cosines, ax=ax, numbers=2)  # there is no room for numbers
         found, state = recovered(W_dec, truth), f"error {frame['fvu']:.1%}, L0 {frame['l0']:.1f}"
         ax.text(0, 1.02, state, transform=ax.transAxes, size=11, color=SOFT)
         ax.set(xticks=(), yticks=(), title=f"{frame['name']}\n", ylabel="")

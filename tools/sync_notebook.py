@@ -9,6 +9,7 @@ What is generated stands below a line that marks it, so that an author can add o
     <!-- figure: draw_sae -->                    a picture of tools/pictures.py
     <!-- evidence: map -->                       a table or figure of evidence/run.py
 
+A picture is made again only if what it is drawn from has changed: that's the word behind its name.
 Also: the library that a folded cell carries, and the Colab badge, if pyproject.toml names a
 repository under [project.urls].
 """
@@ -16,6 +17,7 @@ repository under [project.urls].
 import ast
 import base64
 import hashlib
+import inspect
 import io
 import lzma
 import os
@@ -33,12 +35,13 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for the screen, not for the file
 from evidence.pages import picture
-from evidence.run import page
+from evidence.run import EXPERIMENTS
 from tools import pictures
 from tools.run_notebook import LESSONS, ROOT, execute
 
 SHOWN = re.compile(r"(?m)^# from (sae_lib/\S+\.py): (.+)$")
-DRAWN = re.compile(r"(?ms)^<!-- (figure|evidence): (\w+)[^>]*-->$.*")
+DRAWN = re.compile(r"(?ms)^<!-- (figure|evidence): (\w+) ?(\w*) -->$.*")
+PICTURE = re.compile(r"base64,[\w+/=]+")
 LIBRARY = re.compile(r'^LIBRARY = \((\n    ".*")*\n\)', re.MULTILINE)
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n\n")
 
@@ -60,15 +63,26 @@ def shown_source(path: str, names: str) -> str:
     return "\n\n\n".join(pieces)
 
 
-def drawn(kind: str, name: str) -> str:
-    """A table or figure of the evidence, or a picture, as Markdown below the line that marks it."""
+def drawn(found: re.Match) -> str:
+    """A table or figure of the evidence, or a picture, as Markdown below the line that marks it.
+
+    If neither its words nor the code and numbers behind it have changed, as it was.
+    """
+    kind, name, origin = found.groups()
     if kind == "evidence":
-        text = page(name)
+        draw = EXPERIMENTS[name][1]
+        text = draw()
     else:
         draw = getattr(pictures, name)
         figure, said = draw()
         text = picture(figure, f"{draw.__doc__} {said}".strip())
-    return f"<!-- {kind}: {name} -->\n\n{text}"
+    behind = [inspect.getsource(inspect.unwrap(draw)), PICTURE.sub("", text)]
+    if "stored()" in behind[0]:
+        behind.append(pictures.NUMBERS.read_text(encoding="utf-8"))
+    now = hashlib.sha256("\0".join(behind).encode()).hexdigest()[:8]
+    new = f"<!-- {kind}: {name} {now} -->\n\n{text}"
+    is_same = now == origin and PICTURE.sub("", new) == PICTURE.sub("", found[0])
+    return found[0] if is_same else new
 
 
 def packed_library() -> str:
@@ -88,7 +102,8 @@ def packed_library() -> str:
 def badge(name: str) -> str:
     """The line that opens a notebook in Colab; empty as long as no repository is named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if not (repository := project.get("urls", {}).get("Repository")):
+    repository = project.get("urls", {}).get("Repository", "")
+    if "github.com/" not in repository:
         return ""
     colab, place = "https://colab.research.google.com", repository.split("github.com/")[1]
     link = f"{colab}/github/{place.strip('/')}/blob/main/{name}"
@@ -106,7 +121,7 @@ def write_in(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         if found := SHOWN.search(cell.source):
             cell.source = cell.source[: found.end()] + "\n" + shown_source(*found.groups())
-        cell.source = DRAWN.sub(lambda found: drawn(*found.groups()), cell.source)
+        cell.source = DRAWN.sub(drawn, cell.source)
         cell.source = LIBRARY.sub(lambda _: library, cell.source)
 
 
@@ -115,7 +130,8 @@ def look_alike(old: list, new: list) -> bool:
 
     def words(outputs: list) -> list:
         shown = (o.get("data", {"text": o.get("text")}) for o in outputs)
-        return [{**data, "image/png": ""} for data in shown]
+        alts = (o.get("metadata", {}) for o in outputs)
+        return [({**data, "image/png": ""}, alt) for data, alt in zip(shown, alts, strict=True)]
 
     def pixels(outputs: list) -> list:
         pngs = (o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {}))
@@ -168,6 +184,8 @@ def sync(path: Path, *, may_run: bool) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["--no-run"]):
+        sys.exit(__doc__)
     torch.set_num_threads(1)
     for lesson in LESSONS:
         sync(lesson, may_run="--no-run" not in sys.argv)

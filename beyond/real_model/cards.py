@@ -76,7 +76,7 @@ def bands(
 
     The strongest alone would flatter a latent: they are picked to look alike.
     """
-    third = np.ceil(3 * (acts / acts.max()))  # 3, 2, 1; 0 where it is silent
+    third = np.ceil(3 * (acts / (acts.max() or 1)))  # 3, 2, 1; 0 where it is silent
     rng, taken, out = np.random.default_rng(seed), [], []
     for i, name, n in zip((3, 2, 1), ("strong", "middling", "weak"), n_rows, strict=True):
         inside = np.flatnonzero(third == i)

