@@ -77,7 +77,7 @@ def the_features_are_read_as_described(n: dict, out: str) -> None:
     assert left_on < 5e-4, "switch-text: the error hardly moves"
     assert l0_off > 4 and 1 < l0_on < 2.5, "switch-text: L0 falls"
     assert on == 10, "switch-text: the features snap into place"
-    assert 23 < degrees < 40, "directions-end: off by some 25 to 40 degrees"
+    assert 25 < degrees < 40, "directions-end: off by some 25 to 40 degrees"
     precision, recall = n["fired"].precision.min(), n["fired"].recall.min()
     assert precision > 0.98, "firing-text: when it fires, its feature is there"
     assert 0.9 < recall < precision, "firing-text: now and then it misses one"
@@ -100,6 +100,7 @@ def test_every_sentence_of_the_second_lesson_is_true_at_this_seed(seed):
     assert bars["without patience (100 batches)"] <= 3, "b2-end: nearly all are missing"
     assert bars["without ReLU"] >= 6, "b2-end: without ReLU they mostly come out"
     assert bars["without unit norm"] == sorted(bars.values())[-2], "b2-text: the least harm"
+    assert bars["without unit norm"] >= 8, "b2-text: most runs still find all ten"
     assert grown > 1.5, "b2-end: and the rows grow"
     usual = {name: found[0] for name, found in n["counts"].items()}
     for name in ("FastICA ±", "k-means", "the trained SAE"):
