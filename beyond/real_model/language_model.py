@@ -112,8 +112,11 @@ def _convert(package: Path, folder: Path) -> None:
     Reading the GGUF file takes most of a minute, this folder a few seconds.
     """
     import transformers
+    from transformers import modeling_gguf_pytorch_utils
 
     package_folder("gguf")  # says so if it is missing
+    # In a notebook this bar is drawn whatever TQDM_DISABLE and disable_progress_bar say.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
     how = {"gguf_file": GGUF}
     model = transformers.AutoModelForCausalLM.from_pretrained(package, dtype=torch.float32, **how)
     del model.config.quantization_config  # the weights are plain numbers now
