@@ -1,14 +1,12 @@
-"""10 in 5, looked at closely: width, what the usual score misses, the switch, patience."""
+"""10 in 5, looked at closely: width, the switch, patience."""
 
 import copy
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from evidence.common import new_saes, scores, toy_models, train, trained
-from sae_lib import FALLING_PRICE
-from sae_lib.metrics import cosine_similarity_matrix, fires, match_features, recovered
+from sae_lib.metrics import cosine_similarity_matrix, fires, recovered
 
 CASE = (10, 5, 0.9)
 
@@ -30,43 +28,6 @@ def width() -> Iterator[dict]:
     for d_sae in (5, 10, 12, 20, 80):
         saes = trained(models, d_sae, l1=0.001, seeds=range(16 if d_sae == 10 else 8))
         yield from scores(models, saes, roles, d_sae=d_sae)
-
-
-def spliced(sae, model, features, x) -> dict:
-    """What a toy model does with x_hat in the place of x, and with x pushed along a latent."""
-
-    def loss(hidden):
-        return (features - model.decode(hidden)).square().sum(dim=1).mean()
-
-    x_hat, acts = sae(x)
-    zero, clean = loss(torch.zeros_like(x)), loss(x)
-    row = {"loss recovered": (zero - loss(x_hat)) / (zero - clean)}
-    live, before = sae.W_dec[fires(acts).any(dim=0)], model.decode(x).mean(dim=0)
-    moved = torch.stack([model.decode(x + 0.5 * d).mean(dim=0) - before for d in live])
-    row["outputs moved"] = (moved.abs() > 0.05).sum(dim=1).float().mean()
-    matches = match_features(cosine_similarity_matrix(sae.W_dec, model.feature_directions))
-    return row | {"mean cosine": matches.cosine.mean()}
-
-
-def splice() -> Iterator[dict]:
-    """Four SAEs of 20 latents, put back into the toy model: x_hat in the place of x.
-
-    λ falls to 0.001; λ = 0, for 3,000 steps; a random decoder that is never trained, λ falls;
-    an SAE that is not trained at all, whose cosines are therefore chance. Then each live latent
-    is pushed: 0.5 times its decoder row is added to every x, and outputs of the toy model are
-    counted that move by more than a tenth of that, on average over the inputs.
-    """
-    models = toy_models(*CASE)
-    yield from scores(
-        models, trained(models, 20, l1=0.001, **FALLING_PRICE), spliced, what="trained"
-    )
-    yield from scores(models, trained(models, 20, n_steps=3_000), spliced, what="λ = 0")
-    saes = new_saes(models, 20)
-    for sae in (sae for some in saes.values() for sae in some):
-        sae.W_dec.requires_grad_(False)
-    train(models, saes, 0.001, **FALLING_PRICE)
-    yield from scores(models, saes, spliced, what="frozen decoder")
-    yield from scores(models, new_saes(models, 20), spliced, what="untrained")
 
 
 def switch() -> Iterator[dict]:

@@ -21,7 +21,6 @@ from evidence.common import load, markdown, pooled, run, settings_of
 EXPERIMENTS = {
     "switch": (easy.switch, pages.switch),
     "patience": (easy.patience, pages.patience),
-    "splice": (easy.splice, pages.splice),
     "width": (easy.width, pages.width),
     "phase": (crowded.phase, pages.phase),
     "baselines": (baselines.baselines, pages.baselines),

@@ -18,17 +18,17 @@ FALLING_PRICE = dict(l1_start=0.03, n_steps=2_500, batch_size=128, lr=5e-2, beta
 
 
 class TrainingHistory:
-    """One training: the SAE, the settings of the call, and what about n_logged batches showed.
+    """One training: the SAE, λ at every step, and what about n_logged of the batches showed.
 
-    sae, settings: what was trained, in place, and how. Lists with an entry for each logged batch
-    (evenly spaced on a log axis, the first and last too), taken before its update: step;
-    reconstruction, sparsity (λ included) and l0 (latents that fire per input), each a number;
-    W_dec (d_sae, d_in).
+    sae, prices, batch_size: what was trained, in place, and how. Lists with an entry for each
+    logged batch (evenly spaced on a log axis, the first and last too), taken before its update:
+    step; reconstruction, sparsity (λ included) and l0 (latents that fire per input), each a
+    number; W_dec (d_sae, d_in).
     """
 
-    def __init__(self, sae: SparseAutoencoder, n_logged: int, **settings):
-        self.sae, self.settings = sae, settings
-        n_steps = settings["n_steps"]
+    def __init__(self, sae: SparseAutoencoder, prices: list[float], batch_size: int, n_logged: int):
+        self.sae, self.prices, self.batch_size = sae, prices, batch_size
+        n_steps = len(prices)
         n_logged = min(whole("n_logged", n_logged, 1, 10**7), n_steps)
         spaced = np.geomspace(1, n_steps, n_logged).round().astype(int) - 1
         self.steps_to_log = {n_steps - 1, *spaced.tolist()}
@@ -65,10 +65,7 @@ def train_sae(
     """
     pool = training_data(activations, sae)
     prices = price_schedule(l1_coefficient, l1_start, n_steps)
-    history = TrainingHistory(
-        sae, n_logged, l1_coefficient=l1_coefficient, l1_start=l1_start, n_steps=n_steps,
-        batch_size=batch_size, lr=lr, betas=betas, normalize_decoder=normalize_decoder, seed=seed,
-    )  # fmt: skip
+    history = TrainingHistory(sae, prices, batch_size, n_logged)
     # weight decay, which pulls all weights towards zero, is off: the price is pull enough
     optimizer = torch.optim.AdamW(sae.parameters(), lr, betas, weight_decay=0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)

@@ -47,15 +47,9 @@ def raw(name: str, column: str, **setting) -> list[float]:
 def test_the_numbers_of_the_pages_are_those_of_the_files():
     """One number of a kind, found by another way than the pages'."""
     shown = page("switch")
-    on = raw("switch", "all found from batch", phase="on", l1=0.01)
-    assert f"by batch {sorted(on)[11] / 2 + sorted(on)[12] / 2:,.0f} after" in shown
-    assert f"slowest by batch {max(on)}." in shown
     assert cell(shown, "or then 3,000 at λ = 0.01", "all ten, of 24 runs") == str(
         sum(raw("switch", "complete", phase="on", l1=0.01))
     )
-    moved = raw("splice", "outputs moved", what="frozen decoder")
-    shown = cell(page("splice"), "frozen random decoder", "outputs moved by a latent")
-    assert shown == f"{sum(moved) / 48:.2f}"
     assert cell(page("width"), "80", "dead") == f"{sum(raw('width', 'dead', d_sae=80)) / 24:.1f}"
     silent = [s < 0.05 for s in raw("absorption", "A's fires on A and B", setting="λ = 0.03")]
     shown = cell(page("absorption"), "λ = 0.03", "of 48 runs: silent on A and B")

@@ -38,7 +38,7 @@ def test_saes_trained_together_end_where_each_ends_alone(variant):
     histories = train_saes(together, POOLS, seed=3, **SETTINGS)
     for i, sae in enumerate(alone):
         history = train_sae(sae, POOLS[i], seed=3, **SETTINGS)
-        assert histories[i].sae is together[i] and histories[i].settings == history.settings
+        assert histories[i].sae is together[i] and histories[i].prices == history.prices
         for name in ("step", "reconstruction", "sparsity", "l0", "W_dec"):
             given = (np.array(getattr(one, name)) for one in (histories[i], history))
             np.testing.assert_allclose(*given, atol=1e-8, rtol=1e-6)

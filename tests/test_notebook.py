@@ -114,7 +114,7 @@ KNOWN = {
     "sec8-more": "2023 2025", "real-models": "2024 2048",
     "reading": "2022 2023 2024 2025 34 200", "ex-cheat-text": "1.000",
     "ex-dead-text": "0.15 2023 2024 400 64", "ex-project-text": "100 10000",
-    "k-end": "131000", "rare-end": "71", "first-sae": "160", "ex-lambda-text": "0.05 3000",
+    "k-noise-end": "131000", "rare-end": "71", "first-sae": "160", "ex-lambda-text": "0.05 3000",
     "quiz": "0.005 0.33 0.76 0.8 30 87 88",
 }  # fmt: skip
 
@@ -174,8 +174,8 @@ def test_the_verdict_speaks_of_what_was_trained_and_not_of_the_settings_cell(les
     assert "length 1.00 to 1.00" in said and "sparsity 0.9, seed 0" in said
     assert "λ = 0.01, 1,200 steps of 256, from a start that had 0 of 10" in said
     sae, settings = copy.deepcopy(lesson["sae"]), lesson["FALLING_PRICE"]
-    again = train_sae(sae, lesson["activations"], **settings | {"n_steps": 1, "lr": 1e-9})
-    falling = "λ = 0.03 falling to 0.001, 1 steps of 128, from a start that had 10 of 10"
+    again = train_sae(sae, lesson["activations"], **settings | {"n_steps": 3, "lr": 1e-9})
+    falling = "λ = 0.03 falling to 0.001, 3 steps of 128, from a start that had 10 of 10"
     assert falling in judged(lesson, history=again)
 
 
@@ -231,7 +231,7 @@ def test_an_edited_yardstick_moves_neither_the_verdict_nor_chance(lesson):
 def test_a_toy_model_that_left_a_feature_out_stops_the_lesson():
     weak = "train_toy_model(toy_model, seed=SEED)", "toy_model.W.data[:, 3] *= 0.1"
     with pytest.raises(AssertionError, match="left a feature out"):
-        run_until("gram", FAST, edits={"train-toy": weak}, optimize=2)
+        run_until("pairs", FAST, edits={"train-toy": weak}, optimize=2)
 
 
 def test_an_edited_loss_class_and_loop_are_used_by_every_later_cell(lesson):

@@ -29,7 +29,6 @@ def every_figure(n: int):
     yield plots.plot_matrix(np.eye(7, n), yticks=list("abcdefg"))
     yield plots.plot_sorted(torch.eye(7)[:, :n], torch.eye(7))
     yield plots.plot_sorted(torch.eye(n, 7).double())
-    yield plots.plot_gram(np.eye(n))
     yield plots.plot_chance(np.full((2, n), 0.7), ones)
     yield from plots.plot_training(h, np.arange(n), n, **TRUTH)
     yield plots.plot_directions(np.eye(n, 3) + 1, {"a": np.ones((n, 3)), "b": np.ones((n, 3))})
@@ -112,7 +111,7 @@ def test_of_what_is_huge_the_figures_show_some_and_say_so():
     ax = plots.plot_sorted(large)
     assert ax.images[0].get_array().shape == (100, 100) and "300" in ax.texts[0].get_text()
     assert title(ax).startswith("300 of 300") and len(ax.texts) < 5  # no numbers
-    assert fits_a_page(ax.figure) and fits_a_page(plots.plot_gram(np.eye(2, 300)).figure)
+    assert fits_a_page(ax.figure)
     learned = np.ones((300, 50))
     learned[7] = np.nan
     learned[[20, 30], 0] = -9  # the ten worst are shown, and the one without a latent is the worst
@@ -135,14 +134,6 @@ def test_sorted_latents_come_in_the_order_of_the_features_with_a_frame_if_found(
     assert numbers(title(ax)) == [1, 2]
     ax = plots.plot_sorted(torch.tensor(c), one=0.94)
     assert len(ax.patches) == 2 and numbers(title(ax)) == [2, 2]
-
-
-def test_gram_counts_the_features_with_one_opposite():
-    ax = plots.plot_gram(np.array([[1.0, -1, 0, 0], [0, 0, 2, 0.5]]))
-    assert numbers(title(ax)) == [2, 4, 0.5, 2]
-    assert ax.images[0].get_array().tolist()[2] == [0, 0, 4, 1]
-    three = plots.plot_gram(np.array([[1.0, -1, -1]]))  # the first has two
-    assert numbers(title(three))[:2] == [2, 3]
 
 
 def test_chance_bounds_random_from_above_and_the_sae_from_below():

@@ -23,7 +23,7 @@ POOL = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) - 0.5
     [(101, 3, {0, 9, 100}), (100, 2, {0, 99}), (1, 60, {0}), (3, 10**7, {0, 1, 2})],
 )
 def test_logged_steps_are_spaced_on_a_log_axis_with_both_ends(n_steps, n_logged, steps):
-    assert TrainingHistory(None, n_logged, n_steps=n_steps).steps_to_log == steps
+    assert TrainingHistory(None, [0.0] * n_steps, 1, n_logged).steps_to_log == steps
 
 
 def test_the_price_falls_by_equal_factors_over_three_fifths_of_the_steps_and_then_stays():
@@ -83,7 +83,8 @@ def test_training_agrees_with_a_plain_loop_at_every_step(l1_start, normalize, k)
     history = train_sae(sae, pool, **settings, n_logged=1_000)
     for w, w_plain in zip(sae.parameters(), plain, strict=True):
         torch.testing.assert_close(w, w_plain, atol=1e-9, rtol=0)
-    assert history.sae is sae and history.settings == settings and len(history.step) > 20
+    assert history.sae is sae and history.batch_size == 16 and len(history.step) > 20
+    assert history.prices == pytest.approx([0.05] * 40 if k else prices)
     curves = history.reconstruction, history.sparsity, history.l0
     for logged, by_hand in zip(curves, log[:, history.step], strict=True):
         np.testing.assert_allclose(np.array(logged), by_hand, rtol=1e-6)

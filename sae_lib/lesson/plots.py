@@ -118,19 +118,6 @@ def plot_sorted(cosines, latent_acts=None, ax=None, *, title="", one=0.99, numbe
 
 
 @styled
-def plot_gram(W) -> Axes:
-    """WᵀW of the toy model's W (n_hidden, n_features): the dot products of its directions."""
-    gram = np.asarray(W).T @ np.asarray(W)
-    ax = plot_matrix(gram, numbers=0.15)
-    ax.set(xlabel="feature", ylabel="feature")
-    paired = ((gram < -0.9).sum(axis=1) == 1).sum()
-    lengths = np.sqrt(gram.diagonal())
-    lengths = f"lengths {lengths.min():.2f} to {lengths.max():.2f}"
-    ax.set_title(f"{paired} of {len(gram)} have one opposite; {lengths}")
-    return ax
-
-
-@styled
 def plot_chance(chance, cosine) -> Figure:
     """The worst matched cosine, a line, beside the worst and the mean of random dictionaries.
 
