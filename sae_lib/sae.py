@@ -58,8 +58,8 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__()
         directions = random_directions(d_sae, d_in, seed=seed)
-        quiet = 2 * d_in / d_sae  # half of the latents fire at first: x_hat starts as large as x
-        self.W_enc = nn.Parameter(quiet * directions.T.contiguous())
+        scale = 2 * d_in / d_sae  # as half of d_sae latents fire: x_hat starts as large as x
+        self.W_enc = nn.Parameter(scale * directions.T.contiguous())
         self.b_enc = nn.Parameter(torch.zeros_like(directions[:, 0]))
         self.W_dec = nn.Parameter(directions)
         self.b_dec = nn.Parameter(torch.zeros_like(directions[0]))

@@ -109,6 +109,7 @@ NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 # What a number in the prose may be besides one that the notebook shows, or a count up to twelve:
 # years and sizes of papers, settings of exercises, arithmetic, and what another test measures.
 KNOWN = {
+    "price-predict": "45",
     "chance-end": "0.18 0.33 0.45 0.76 0.8", "chance-text": "200", "sec6-end": "0.76",
     "luck-text": "0.03", "directions-end": "25 40", "splice-more": "100",
     "sec8-more": "2023 2025", "real-models": "2024 2048",

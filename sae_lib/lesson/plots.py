@@ -139,7 +139,7 @@ def plot_chance(chance, cosine) -> Figure:
     ax.set(xlim=(0, 1), yticks=(), ylim=(0, 1.15 * ax.dataLim.y1))
     ax.set_xlabel(f"matched cosine; grey and pale: {len(chance)} random dictionaries")
     ax.spines["left"].set_visible(False)
-    ax.set_title(f"Worst cosine {worst}; by chance at most {limit:.2f}")
+    ax.set_title(f"Worst cosine {worst}; by chance, the worst is at most {limit:.2f}")
     return fig
 
 
@@ -162,12 +162,13 @@ def plot_training(
     sides = {"left": 0.14, "right": 0.97, "bottom": 0.19, "top": 0.88}  # the same: axes line up
     look = {"figsize": (6, 3), "layout": "none", "gridspec_kw": sides}
     loss, sparsity, recovery = panels = [plt.subplots(**look)[1] for _ in range(3)]
-    loss.plot(batch, error + price, color=INK, label="total")
+    total = error + price
+    loss.plot(batch, total, color=INK, label="total")
     loss.plot(batch, error, "--", color=BLUE, label="squared error")
     loss.plot(batch, price, "-.", color=ORANGE, label="λ · L1")
     loss.axhline(oracle_loss, color=GREY, linestyle=":", label="oracle's total")
-    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *(error + price))))
-    loss.set_title(f"The error is gone by batch {gone:,}" if gone else "The error does not go away")
+    loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *total)))
+    loss.set_title(f"Loss: from {total[0]:.2g} to {total[-1]:.2g}")
     sparsity.plot(batch, l0, color=PURPLE, label="latents that fire")
     sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
@@ -177,8 +178,9 @@ def plot_training(
     recovery.yaxis.get_major_locator().set_params(integer=True)
     title = f"{found[-1]} of {n_features} at the end"
     recovery.set_title(f"All {n_features} from batch {complete:,} on" if complete else title)
-    for ax in panels:
-        _over_batches(ax, batch[-1], {"error gone": (gone, BLUE), "all found": (complete, GREEN)})
+    moments = {"error gone": (gone, BLUE), "all found": (complete, GREEN)}
+    for i, ax in enumerate(panels):  # they are uncovered one by one: the first gives nothing away
+        _over_batches(ax, batch[-1], dict([*moments.items()][:i]))
     return tuple(ax.figure for ax in panels)
 
 
