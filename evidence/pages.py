@@ -64,10 +64,10 @@ def one_key(name: str, *keys: str) -> dict:
 def switch() -> str:
     data = {phase: group for (phase, l1), group in pooled("switch").items() if l1 in (0, 0.01)}
     names = {
-        "off": "3,000 batches at λ = 0",
-        "off, off": "then 3,000 more at λ = 0",
-        "on": "or then 3,000 at λ = 0.01",
-        "off again": "and then 3,000 at λ = 0 again",
+        "off": "first 3,000 batches at λ = 0",
+        "off, off": "A: then 3,000 more at λ = 0",
+        "on": "B: or then 3,000 at λ = 0.01",
+        "off again": "B, and then 3,000 at λ = 0 again",
     }
     for group in data.values():
         group["worst"] = group["fvu"].max()
@@ -247,9 +247,9 @@ def choosing_k() -> str:
     worse = min(group["null fvu"].mean() / group["fvu"].mean() for group in groups)
     said = [
         "**On noise** with the same mean and covariance, the same SAEs did far worse.",
-        f"At every $k$, two seeds shared at most {agreed:.0%} of their directions,",
-        f"and at least {plots.down(worse, 1)} times as much stayed unexplained",
-        "as on the activations.",
+        f"At every $k$, two seeds shared at most {agreed:.0%} of their directions. And the",
+        f"share left unexplained was at least {plots.down(worse, 1)} times what it was on the real",
+        "activations.",
     ]
     what = "TopK, 16 SAE seeds × 3 toy models, noise 4 × 3"
     return "\n\n".join([falling, " ".join(said), made_by("choosing_k", what)])

@@ -47,7 +47,7 @@ def raw(name: str, column: str, **setting) -> list[float]:
 def test_the_numbers_of_the_pages_are_those_of_the_files():
     """One number of a kind, found by another way than the pages'."""
     shown = page("switch")
-    assert cell(shown, "or then 3,000 at λ = 0.01", "all ten, of 24 runs") == str(
+    assert cell(shown, "B: or then 3,000 at λ = 0.01", "all ten, of 24 runs") == str(
         sum(raw("switch", "complete", phase="on", l1=0.01))
     )
     assert cell(page("width"), "80", "dead") == f"{sum(raw('width', 'dead', d_sae=80)) / 24:.1f}"

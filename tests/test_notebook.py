@@ -111,12 +111,12 @@ NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 KNOWN = {
     "price-predict": "45",
     "chance-end": "0.18 0.33 0.45 0.76 0.8", "chance-text": "200", "sec6-end": "0.76",
-    "luck-text": "0.03", "directions-end": "25 40", "splice-more": "100",
+    "luck-text": "0.03", "directions-end": "25 40", "splice-more": "0.05 100",
     "sec8-more": "2023 2025", "real-models": "2024 2048",
     "reading": "2022 2023 2024 2025 34 200", "ex-cheat-text": "1.000",
     "ex-dead-text": "0.15 2023 2024 400 64", "ex-project-text": "100 10000",
     "k-noise-end": "131000", "rare-end": "71", "first-sae": "160", "ex-lambda-text": "0.05 3000",
-    "quiz": "0.005 0.33 0.76 0.8 30 87 88",
+    "quiz": "0.005 0.33 0.76 0.8 30 45 87 88",
 }  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def draw_sae() -> Picture:
 
 @styled
 def draw_packing() -> Picture:
-    """Diagram: four features packed into two neurons; one input, unfolded into a bar a latent."""
+    """Diagram: four features packed into two neurons; one input, unfolded into one bar per latent."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1.4, 1))
     values = (0.8, 0.55, 0.0, 0.0)
     angles = np.deg2rad(25 + 90 * np.arange(4))  # two opposite pairs: the smallest superposition
@@ -290,7 +290,7 @@ def draw_choosing_k() -> Picture:
         ax.set_title(f"{name} at {[*groups][at]}, {verdict}", fontweight="normal")
         if column == "agreement":  # 0.92 and 0.95 look alike
             for place, share in zip(places, means, strict=True):
-                ax.text(place, share - 0.17, f".{100 * share:.0f}", ha="center", color=SOFT)
+                ax.text(place, share - 0.23, f".{100 * share:.0f}", ha="center", color=SOFT)
         if column != "mean abs cosine":
             noise = [of[f"null {column}"].mean() for of in groups.values()]
             ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)

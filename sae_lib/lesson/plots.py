@@ -170,7 +170,7 @@ def plot_training(
     loss.set(yscale="log", ylabel="loss (log)", ylim=(None, 300 * max(1e-9, *total)))
     loss.set_title(f"Loss: from {total[0]:.2g} to {total[-1]:.2g}")
     sparsity.plot(batch, l0, color=PURPLE, label="latents that fire")
-    sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features really on")
+    sparsity.axhline(true_l0, color=GREY, linestyle=":", label="features on")
     sparsity.set(ylabel="L0", ylim=(0, 1.5 * max(l0.max(), true_l0, 1)))
     sparsity.set_title(f"L0: at most {l0.max():.1f}, at the end {final_l0:.1f}")
     recovery.plot(batch, found, color=GREEN, drawstyle="steps-post", label="found")
@@ -238,7 +238,7 @@ def plot_directions(ground_truth, learned: Mapping[str, np.ndarray]) -> Figure:
 
 @styled
 def plot_firing(strengths, latent_acts, partner_on) -> Axes:
-    """A feature's strength against its latent's activation, a dot an input: all (n,).
+    """A feature's strength against its latent's activation, one dot per input: all (n,).
 
     partner_on: bool, the inputs that contain the opposite feature too, drawn in another mark.
     """
