@@ -203,7 +203,7 @@ def absorption() -> str:
     inputs = ("A alone", "A and an independent C", "A and B")
     columns = {name: (f"A's fires on {name}", ".2f") for name in inputs}
     columns |= {"of 48 runs: silent on A and B": ("silent",)}
-    columns |= {"of 48 runs: fires on all of them": ("always",)}
+    columns |= {"of 48 runs: never silent": ("always",)}
     for group in groups.values():
         share = group["A's fires on A and B"]
         group["silent"], group["always"] = share < 0.05, share > 0.95

@@ -172,7 +172,10 @@ def test_training_marks_the_moments_from_which_on_it_lasts():
         expected |= {new: moments[new]} if new else {}
         lines = {line.get_label(): line.get_xdata()[0] for line in fig.axes[0].lines}
         assert {name: lines[name] for name in moments if name in lines} == expected
-        assert {*expected} < {text.get_text() for text in fig.axes[0].get_legend().texts}
+        legend = fig.axes[0].get_legend()
+        assert {*expected} < {text.get_text() for text in legend.texts}
+        fig.canvas.draw()
+        assert legend.get_window_extent().x1 <= fig.bbox.x1  # nothing is cut off
 
 
 def test_directions_are_bars_of_unit_vectors_with_their_signed_cosines():

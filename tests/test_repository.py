@@ -89,14 +89,21 @@ def test_what_goes_wrong_with_a_lesson_is_one_sentence(tmp_path, monkeypatch, ca
 
 
 def test_an_output_is_replaced_only_if_it_looks_different():
-    def output(grey=200.0, size=20, **more):
-        file = io.BytesIO()
-        Image.fromarray(np.full((size, size), grey, np.uint8)).save(file, format="png")
+    def output(grey=200.0, size=200, stroke=0, **more):
+        file, pixels = io.BytesIO(), np.full((size, size), grey, np.uint8)
+        pixels[:3, :stroke] = 0
+        Image.fromarray(pixels).save(file, format="png")
         picture = base64.b64encode(file.getvalue()).decode()
         return [{"data": {"image/png": picture, "text/plain": "[figure]", **more}}]
 
     assert look_alike(output(), output(grey=200.9))
-    different = output(grey=100), output(size=21), output(**{"text/plain": "10 of 10"}), []
+    different = (
+        output(grey=100),
+        output(size=201),
+        output(stroke=20),
+        output(**{"text/plain": "10 of 10"}),
+        [],
+    )
     assert not any(look_alike(output(), other) for other in different)
     assert not look_alike([{"text": "L0 1.7"}], [{"text": "L0 1.8"}])
 

@@ -99,7 +99,7 @@ def draw_sae() -> Picture:
 
 @styled
 def draw_packing() -> Picture:
-    """Diagram: four features packed into two neurons; one input, unfolded, a bar for each latent."""
+    """Diagram: four features packed into two neurons; one input, unfolded into four bars."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, 3.1), width_ratios=(1.4, 1))
     values = (0.8, 0.55, 0.0, 0.0)
     angles = np.deg2rad(25 + 90 * np.arange(4))  # two opposite pairs: the smallest superposition
