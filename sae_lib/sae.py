@@ -58,9 +58,8 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, d_in: int, d_sae: int, *, seed: int = 0):
         super().__init__()
         directions = random_directions(d_sae, d_in, seed=seed)
-        scale = (
-            2 * d_in / d_sae
-        )  # about half of the latents fire at first: x_hat is about as large as x
+        # about half of the latents fire at first: with this, x_hat is about as large as x
+        scale = 2 * d_in / d_sae
         self.W_enc = nn.Parameter(scale * directions.T.contiguous())
         self.b_enc = nn.Parameter(torch.zeros_like(directions[:, 0]))
         self.W_dec = nn.Parameter(directions)

@@ -51,6 +51,11 @@ def test_the_numbers_of_the_pages_are_those_of_the_files():
         sum(raw("switch", "complete", phase="on", l1=0.01))
     )
     assert cell(page("width"), "80", "dead") == f"{sum(raw('width', 'dead', d_sae=80)) / 24:.1f}"
+    found, noise = (raw("choosing_k", c, case="15 in 5", k=4) for c in ("recovered", "null fvu"))
+    shown = page("choosing_k")
+    assert cell(shown, "found", "k = 4") == f"{int(100 * sum(found) / 48 / 15)} %"
+    ratio = (sum(noise) / 12) / (sum(raw("choosing_k", "fvu", case="15 in 5", k=4)) / 48)
+    assert ratio > float(re.search(r"at least ([\d.]+) times", shown)[1]) > 1
     silent = [s < 0.05 for s in raw("absorption", "A's fires on A and B", setting="λ = 0.03")]
     shown = cell(page("absorption"), "λ = 0.03", "of 48 runs: silent on A and B")
     assert shown == str(sum(silent))

@@ -176,7 +176,7 @@ def test_the_verdict_speaks_of_what_was_trained_and_not_of_the_settings_cell(les
     assert "λ = 0.01, 1,200 steps of 256, from a start that had 0 of 10" in said
     sae, settings = copy.deepcopy(lesson["sae"]), lesson["FALLING_PRICE"]
     again = train_sae(sae, lesson["activations"], **settings | {"n_steps": 3, "lr": 1e-9})
-    falling = "λ = 0.03 falling to 0.001, 3 steps of 128, from a start that had 10 of 10"
+    falling = "λ = from 0.03 to 0.001, 3 steps of 128, from a start that had 10 of 10"
     assert falling in judged(lesson, history=again)
 
 

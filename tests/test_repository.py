@@ -98,7 +98,7 @@ def test_an_output_is_replaced_only_if_it_looks_different():
 
     assert look_alike(output(), output(grey=200.9))
     different = (
-        output(grey=100),
+        output(grey=180),
         output(size=201),
         output(stroke=20),
         output(**{"text/plain": "10 of 10"}),

@@ -87,6 +87,7 @@ def the_features_are_read_as_described(n: dict, out: str) -> None:
     kept = [float(line.split(":")[1].split("%")[0]) for line in lines]
     moved = [int(line.rsplit(":")[-1]) for line in lines]
     assert min(kept[:2]) >= 99.9 > kept[2], "splice-text: full marks for both"
+    assert recovered(n["frozen"].W_dec, n["ground_truth"]) == 0, "splice-more: learned none"
     assert kept[2] > 98 > 90 > kept[3], "sec7-end: a frozen decoder rebuilds nearly everything"
     assert moved[0] == 1 and min(moved[1:]) >= 3, "sec7-end: one output, and several"
 

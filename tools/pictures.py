@@ -290,7 +290,7 @@ def draw_choosing_k() -> Picture:
         ax.set_title(f"{name} at {[*groups][at]}, {verdict}", fontweight="normal")
         if column == "agreement":  # 0.92 and 0.95 look alike
             for place, share in zip(places, means, strict=True):
-                ax.text(place, share - 0.23, f".{100 * share:.0f}", ha="center", color=SOFT)
+                ax.text(place, share - 0.23, f"{share:.2f}".lstrip("0"), ha="center", color=SOFT)
         if column != "mean abs cosine":
             noise = [of[f"null {column}"].mean() for of in groups.values()]
             ax.plot(places, noise, ":", color=GREY, label="on noise", clip_on=False)

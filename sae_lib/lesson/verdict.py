@@ -24,14 +24,14 @@ def show_verdict(history: TrainingHistory, toy_model: ToyModel, at: float = 0.99
     worst = np.nanmin(judgement.cosine)
     luckiest = np.nanmin(judgement.chance, axis=1).max()
     norms = sae.W_dec.detach().norm(dim=1)
-    falling = f"{prices[0]:g} falling to " if prices[0] > prices[-1] else ""
+    start = f"from {prices[0]:g} to " if prices[0] != prices[-1] else ""
     headline = f"{n_found} of {n} recovered"
     facts = [
         f"worst cosine {np.floor(1000 * worst) / 1000:.3f}",
         f"by chance {luckiest:.3f}: the luckiest of {len(judgement.chance)} random dictionaries",
         f"recovered means: cosine {at} or more, and firing with its feature",
         f"{len(sae.W_dec)} latents, decoder rows of length {norms.min():.2f} to {norms.max():.2f}",
-        f"λ = {falling}{prices[-1]:g}, {len(prices):,} steps of {history.batch_size}, "
+        f"λ = {start}{prices[-1]:g}, {len(prices):,} steps of {history.batch_size}, "
         f"from a start that had {before} of {n}",
         f"toy model of sparsity {toy_model.sparsity}, seed {toy_model.seed}",
     ]
