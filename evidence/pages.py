@@ -253,7 +253,7 @@ def choosing_k() -> str:
     worse = min(group["null fvu"].mean() / group["fvu"].mean() for group in groups)
     agreed, worse = f"{np.ceil(100 * agreed):.0f} %", plots.down(worse, 1)
     said = [
-        "**On noise** with the same mean and covariance, the same SAEs did far worse.",
+        "In both cases the same SAEs did far worse **on noise** with the same mean and covariance.",
         f"At every $k$, two seeds shared at most {agreed} of their directions.",
         f"And the share left unexplained was at least {worse} times what it was on the real",
         "activations.",
